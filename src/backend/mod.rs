@@ -1,0 +1,1 @@
+//! A flat, write-once object store.

@@ -1,0 +1,1 @@
+//! Every byte at rest; the format specification.

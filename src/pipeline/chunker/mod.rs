@@ -1,0 +1,1 @@
+//! Bytes to chunk boundaries; pure.

@@ -1,0 +1,1 @@
+//! Chunks to compressed frames and back.

@@ -1,0 +1,1 @@
+//! What a site is: the site file, its profiles and lists.

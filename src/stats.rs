@@ -1,0 +1,1 @@
+//! The one set of counters of a run.

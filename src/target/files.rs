@@ -1,0 +1,1 @@
+//! Restores trees of files beneath a directory handle.

@@ -1,0 +1,4 @@
+//! Where restored bytes go.
+
+pub mod files;
+pub mod postgres;

@@ -1,0 +1,1 @@
+//! Restores databases into a server.
