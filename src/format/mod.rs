@@ -1,1 +1,4 @@
 //! Every byte at rest; the format specification.
+
+pub mod id;
+pub mod node;
