@@ -8,10 +8,11 @@
 use std::hint::black_box;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use holdfast::format::pack::Encoding;
 use holdfast::pipeline::chunker::{
     Chunker, ChunkerDomain, ChunkerKey, ChunkerParams, Kernel, RowCutter,
 };
-use holdfast::pipeline::frames::{Encoding, FRAME_TARGET_BYTES, FrameCodec};
+use holdfast::pipeline::frames::{FRAME_TARGET_BYTES, FrameCodec};
 
 const DATA_BYTES: usize = 64 << 20;
 

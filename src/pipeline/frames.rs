@@ -10,7 +10,7 @@
 //! 1. What was compressed comes back bit by bit (`every_content_comes_back`).
 //! 2. Decompression gives exactly as many bytes as its caller expects or an error; it never takes memory for a length that the data
 //!    declares itself, and never more than [`FRAME_PLAIN_BYTES_MAX`] (`lengths_are_never_trusted`, `hostile_bytes_give_errors`).
-//! 3. The entries of a frame lie one after another and cover its bytes (`entries_cover_the_frame`).
+//! 3. The chunks of a frame lie one after another and fill it exactly (`chunks_fill_the_frame`, `chunks_that_do_not_fill_the_frame_are_refused`).
 //!
 //! # Threads
 //!
@@ -22,11 +22,11 @@ use std::io;
 use thiserror::Error;
 use zstd::bulk::{Compressor, Decompressor};
 
-/// A chunk's id, as the repository knows it.
-pub type ChunkId = [u8; 32];
+use crate::format::id::ChunkId;
+use crate::format::pack::{Encoding, FRAME_RAW_MAX, FrameChunk};
 
-/// How many plain bytes a frame may hold at most; a builder that is filled with the largest chunks stays far below it.
-pub const FRAME_PLAIN_BYTES_MAX: usize = 16 << 20;
+/// How many plain bytes a frame may hold at most, by the format; a builder that is filled with the largest chunks stays far below it.
+pub const FRAME_PLAIN_BYTES_MAX: usize = FRAME_RAW_MAX as usize;
 
 /// How many plain bytes make a frame full, by default. Larger frames compress hardly better, and reading one chunk costs more.
 pub const FRAME_TARGET_BYTES: usize = 1 << 20;
@@ -36,17 +36,8 @@ const PROBE_MIN_BYTES: usize = 64 << 10;
 /// The probe looks at four samples of this size, evenly spread.
 const PROBE_SAMPLE_BYTES: usize = 4 << 10;
 const PROBE_SAMPLES: usize = 4;
-/// The fast level that the probe uses. It finds nearly all that level 1 would gain, in a tenth of the time per byte.
+/// The fast level that the probe uses: what it cannot shrink, level 1 can hardly shrink either.
 const PROBE_LEVEL: i32 = -5;
-
-/// How the bytes of a frame are encoded. Everything that is stored besides belongs to the format.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Encoding {
-    /// The plain bytes.
-    Raw,
-    /// One zstd frame.
-    Zstd,
-}
 
 /// Why a frame could not be encoded or decoded.
 #[derive(Debug, Error)]
@@ -65,6 +56,9 @@ pub enum FrameError {
         /// What there is.
         found: usize,
     },
+    /// The encoding is one that a later version writes.
+    #[error("a frame that needs another one to be decompressed: this version can't read it")]
+    Unsupported,
     /// The data is not what zstd wrote, or is more than was expected.
     #[error("cannot decompress a frame that should hold {expected} plain bytes")]
     Decompress {
@@ -171,6 +165,7 @@ impl FrameCodec {
                 }
                 data.len()
             }
+            Encoding::ZstdPrefix => return Err(FrameError::Unsupported),
             Encoding::Zstd => {
                 // zstd writes into this slice and nowhere else; it needs a window of its own for streams only. Bytes of an earlier
                 // frame are left to be overwritten, which spares zeroing them.
@@ -227,34 +222,46 @@ fn saves_enough(plain: usize, compressed: usize) -> bool {
     compressed + plain / 32 < plain
 }
 
-/// Where a chunk lies in its frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FrameEntry {
-    /// Whose bytes they are.
-    pub id: ChunkId,
-    /// Where they start in the plain bytes of the frame.
-    pub offset: u32,
-    /// How many there are.
-    pub len: u32,
-}
-
-impl FrameEntry {
-    /// Returns the chunk's bytes, or `None` if the entry points beyond the frame.
-    #[must_use]
-    pub fn of<'a>(&self, plain: &'a [u8]) -> Option<&'a [u8]> {
-        let start = usize::try_from(self.offset).ok()?;
-        let end = start.checked_add(usize::try_from(self.len).ok()?)?;
-        plain.get(start..end)
-    }
-}
-
 /// Chunks that will be compressed together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Frame {
     /// The chunks' bytes, one after another.
     pub bytes: Vec<u8>,
-    /// Where each of them lies.
-    pub entries: Vec<FrameEntry>,
+    /// Whose bytes they are, in order; this goes into the pack's directory.
+    pub chunks: Vec<FrameChunk>,
+}
+
+impl Frame {
+    /// Returns each chunk's id, its offset in the frame and its bytes, in order.
+    pub fn entries(&self) -> impl Iterator<Item = (ChunkId, u32, &[u8])> {
+        split_frame(&self.chunks, &self.bytes)
+            .expect("a frame is made of its chunks")
+            .map(|(id, offset, bytes)| (*id, offset, bytes))
+    }
+}
+
+/// Takes a decompressed frame apart into ids, offsets and bytes. Returns an error where the chunks do not fill it exactly.
+pub fn split_frame<'a>(
+    chunks: &'a [FrameChunk],
+    plain: &'a [u8],
+) -> Result<impl Iterator<Item = (&'a ChunkId, u32, &'a [u8])>, FrameError> {
+    let expected = chunks
+        .iter()
+        .fold(0_usize, |sum, chunk| sum.saturating_add(chunk.len as usize));
+    if expected != plain.len() || expected > FRAME_PLAIN_BYTES_MAX {
+        return Err(FrameError::Length {
+            expected,
+            found: plain.len(),
+        });
+    }
+    let (mut offset, mut rest) = (0, plain);
+    Ok(chunks.iter().map(move |chunk| {
+        let (bytes, tail) = rest.split_at(chunk.len as usize);
+        let entry = (&chunk.id, offset, bytes);
+        rest = tail;
+        offset += chunk.len;
+        entry
+    }))
 }
 
 /// Collects chunks of one class until they fill a frame.
@@ -281,23 +288,17 @@ impl FrameBuilder {
     ///
     /// # Panics
     ///
-    /// If the frame would pass [`FRAME_PLAIN_BYTES_MAX`]: it was full and not taken, or the chunk is larger than any chunker makes.
+    /// If the chunk is empty, or if the frame would pass [`FRAME_PLAIN_BYTES_MAX`]: it was full and not taken, or the chunk is larger
+    /// than any chunker makes.
     pub fn push(&mut self, id: ChunkId, bytes: &[u8]) {
-        let Frame {
-            bytes: all,
-            entries,
-        } = &mut self.frame;
+        assert!(!bytes.is_empty(), "a chunk is never empty");
         assert!(
-            bytes.len() <= FRAME_PLAIN_BYTES_MAX - all.len(),
+            bytes.len() <= FRAME_PLAIN_BYTES_MAX - self.frame.bytes.len(),
             "full frames are taken, and chunks are smaller than half a frame"
         );
-        let small = "a frame is far smaller than 4 GiB";
-        entries.push(FrameEntry {
-            id,
-            offset: u32::try_from(all.len()).expect(small),
-            len: u32::try_from(bytes.len()).expect(small),
-        });
-        all.extend_from_slice(bytes);
+        let len = u32::try_from(bytes.len()).expect("a frame is far smaller than 4 GiB");
+        self.frame.chunks.push(FrameChunk { id, len });
+        self.frame.bytes.extend_from_slice(bytes);
     }
 
     /// Tells whether the frame holds what makes it full.
@@ -309,7 +310,7 @@ impl FrameBuilder {
     /// Tells whether there is no chunk in it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.frame.entries.is_empty()
+        self.frame.chunks.is_empty()
     }
 
     /// Returns the number of plain bytes collected.
@@ -330,7 +331,7 @@ impl FrameBuilder {
     /// Gives back a frame that was used up, so that its memory serves a later one.
     pub fn recycle(&mut self, mut frame: Frame) {
         frame.bytes.clear();
-        frame.entries.clear();
+        frame.chunks.clear();
         self.spare = frame;
     }
 }
@@ -490,11 +491,11 @@ mod tests {
         }
 
         #[test]
-        fn entries_cover_the_frame(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..500), 0..60)) {
+        fn chunks_fill_the_frame(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..500), 0..60)) {
             let mut builder = FrameBuilder::new(2000);
             let (mut frames, mut back) = (Vec::new(), Vec::new());
             for (i, chunk) in chunks.iter().enumerate() {
-                builder.push([u8::try_from(i).unwrap(); 32], chunk);
+                builder.push(id(i), chunk);
                 if builder.is_full() {
                     frames.extend(builder.take());
                 }
@@ -504,42 +505,55 @@ mod tests {
             for frame in &frames {
                 prop_assert!(frame.bytes.len() < 2500);
                 let mut end = 0;
-                for entry in &frame.entries {
-                    prop_assert_eq!(entry.offset, end);
-                    end += entry.len;
-                    back.push((entry.id, entry.of(&frame.bytes).unwrap().to_vec()));
+                for (id, offset, bytes) in frame.entries() {
+                    prop_assert_eq!(offset as usize, end);
+                    end += bytes.len();
+                    back.push((id, bytes.to_vec()));
                 }
-                prop_assert_eq!(usize::try_from(end).unwrap(), frame.bytes.len());
+                prop_assert_eq!(end, frame.bytes.len());
             }
-            let expected: Vec<_> = chunks.into_iter().enumerate().map(|(i, c)| ([u8::try_from(i).unwrap(); 32], c)).collect();
+            let expected: Vec<_> = chunks.into_iter().enumerate().map(|(i, chunk)| (id(i), chunk)).collect();
             prop_assert_eq!(back, expected);
         }
     }
 
+    fn id(i: usize) -> ChunkId {
+        ChunkId([u8::try_from(i).unwrap(); 32])
+    }
+
     #[test]
-    fn entries_beyond_the_frame_have_no_bytes() {
-        let entry = |offset, len| FrameEntry {
-            id: [0; 32],
-            offset,
-            len,
+    fn chunks_that_do_not_fill_the_frame_are_refused() {
+        let check = |lengths: &[u32], fits: bool| {
+            let chunks: Vec<_> = lengths
+                .iter()
+                .map(|&len| FrameChunk { id: id(1), len })
+                .collect();
+            assert_eq!(split_frame(&chunks, b"abcd").is_ok(), fits, "{lengths:?}");
         };
-        assert_eq!(entry(1, 2).of(b"abcd"), Some(b"bc".as_slice()));
-        assert_eq!(entry(4, 0).of(b"abcd"), Some(b"".as_slice()));
-        for (offset, len) in [(0, 5), (5, 0), (u32::MAX, u32::MAX)] {
-            assert_eq!(entry(offset, len).of(b"abcd"), None);
-        }
+        check(&[4], true);
+        check(&[1, 3], true);
+        check(&[], false);
+        check(&[1, 2], false);
+        check(&[1, 4], false);
+        check(&[u32::MAX, 5], false);
+    }
+
+    #[test]
+    fn reserved_encodings_are_refused() {
+        let result = codec().decompress(Encoding::ZstdPrefix, b"abc", 3, &mut Vec::new());
+        assert!(matches!(result, Err(FrameError::Unsupported)));
     }
 
     #[test]
     fn a_frame_serves_again() {
         let mut builder = FrameBuilder::new(10);
-        builder.push([1; 32], b"0123456789");
+        builder.push(id(1), b"0123456789");
         assert!(builder.is_full());
         let frame = builder.take().unwrap();
         builder.recycle(frame);
-        builder.push([2; 32], b"ab");
+        builder.push(id(2), b"ab");
         assert!(!builder.is_full());
         assert_eq!(builder.plain_bytes(), 2);
-        assert_eq!(builder.take().unwrap().entries[0].offset, 0);
+        assert_eq!(builder.take().unwrap().bytes, b"ab");
     }
 }

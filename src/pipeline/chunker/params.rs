@@ -25,8 +25,8 @@ pub struct ChunkerParams {
 /// Why parameters were refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ParamsError {
-    /// The average is not one that [`ChunkerParams::for_average`] knows.
-    #[error("chunk average of {0} bytes: must be a power of two from 512 B to 1 MiB")]
+    /// The average is too small or too large.
+    #[error("chunk average of {0} bytes: must be from 512 B to 1 MiB")]
     Average(u32),
     /// A stored value contradicts another, or is beyond what this version computes with.
     #[error("chunker parameters: {0}")]
@@ -42,28 +42,35 @@ impl ChunkerParams {
     /// The largest average that can be asked for.
     pub const AVG_BYTES_MAX: u32 = 1 << 20;
 
-    /// Returns the parameters for a mean size that is a power of two.
+    /// Returns the parameters for a mean size, with the usual bounds: half of it, and four times it.
     ///
-    /// With the minimum at avg/2, a candidate every 4·avg before the normal point (25/32 of avg) and every avg/4 after it, the
-    /// expectation is 1.005 avg: 0.5 + 4·(1 − e^−0.0703) + e^−0.0703 / 4.
+    /// With a candidate every 4·avg before the normal point (25/32 of avg) and every avg/4 after it, the expectation is 1.005 avg:
+    /// 0.5 + 4·(1 − e^−0.0703) + e^−0.0703 / 4.
     pub fn for_average(avg_bytes: u32) -> Result<Self, ParamsError> {
-        if !avg_bytes.is_power_of_two()
-            || !(Self::AVG_BYTES_MIN..=Self::AVG_BYTES_MAX).contains(&avg_bytes)
-        {
+        Self::for_sizes(avg_bytes / 2, avg_bytes, avg_bytes.saturating_mul(4))
+    }
+
+    /// Returns the parameters for given sizes. This is algorithm 1: how the thresholds follow from the average, in integers.
+    pub fn for_sizes(min_bytes: u32, avg_bytes: u32, max_bytes: u32) -> Result<Self, ParamsError> {
+        if !(Self::AVG_BYTES_MIN..=Self::AVG_BYTES_MAX).contains(&avg_bytes) {
             return Err(ParamsError::Average(avg_bytes));
         }
-        // Stage 1 lets one position of avg/16 pass: rare enough that stage 2 costs nothing, and no rarer than needed, because
-        // each bit of it is a bit that a solved stage 1 tells about every border. What remains for stage 2 is the same for all
-        // averages: 2^-6 and 2^-2.
+        // Stage 1 lets one position of about avg/16 pass: rare enough that stage 2 costs nothing, and no rarer than needed, because
+        // each bit of it is a bit that a solved stage 1 tells about every border. Stage 2 makes one of 4·avg and of avg/4 of it;
+        // for powers of two that is 2^58 and 2^62.
         let stage1_bits = avg_bytes.ilog2() - 4;
-        Ok(Self {
+        let strict = (1_u128 << (62 + stage1_bits)) / u128::from(avg_bytes);
+        let fits = "the average is above 2^(stage1_bits + 3)";
+        let params = Self {
             avg_bytes,
-            min_bytes: avg_bytes / 2,
-            max_bytes: avg_bytes * 4,
+            min_bytes,
+            max_bytes,
             stage1_threshold: 1 << (32 - stage1_bits),
-            t_strict: 1 << 58,
-            t_loose: 1 << 62,
-        })
+            t_strict: u64::try_from(strict).expect(fits),
+            t_loose: u64::try_from(strict * 16).expect(fits),
+        };
+        params.check()?;
+        Ok(params)
     }
 
     /// Returns the position in a chunk from which on the loose threshold holds: 25/32 of the average.
@@ -119,10 +126,16 @@ mod tests {
     fn every_average_gives_valid_parameters() {
         for bits in 9..=20 {
             let params = ChunkerParams::for_average(1 << bits).unwrap();
-            params.check().unwrap();
             assert_eq!(params.min_bytes * 8, params.max_bytes);
+            assert_eq!((params.t_strict, params.t_loose), (1 << 58, 1 << 62));
         }
-        for avg in [0, 1, 256, 1000, 3 << 10, 2 << 20, u32::MAX] {
+        for avg in [513, 1023, 1025, 3 << 10, 24 << 10, 100_000, (1 << 20) - 1] {
+            let params = ChunkerParams::for_average(avg).unwrap();
+            let loose =
+                f64::from(params.stage1_threshold) * params.t_loose as f64 * 2_f64.powi(-96);
+            assert!((loose * f64::from(avg) - 4.0).abs() < 1e-6, "{params:?}");
+        }
+        for avg in [0, 1, 256, 511, (1 << 20) + 1, u32::MAX] {
             assert_eq!(
                 ChunkerParams::for_average(avg),
                 Err(ParamsError::Average(avg))
