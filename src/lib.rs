@@ -7,6 +7,7 @@ pub mod format;
 pub mod ops;
 pub mod pipeline;
 pub mod site;
+pub mod sort;
 pub mod source;
 pub mod stats;
 pub mod store;

@@ -1,10 +1,17 @@
 //! Plaintext streams to frames: worker threads and bounded queues live here only.
+//!
+//! A stream is cut by who reads it ([`ItemWriter`]); its chunks are hashed, claimed, framed and compressed by a [`Worker`], one for each
+//! core; frames go to the [`worker::ChunkStore`], nodes to the [`Sink`], which builds the tree at the end.
+//!
+//! Memory of a backup: workers × (9 frames of 1 MiB + window of 1 MiB) + units in flight (a setting) + one unit for each source and for
+//! each stream that is being cut + the tree's budget (a setting) + open packs (3 × 32 MiB where the backend can't stream).
 
 pub mod chunker;
 pub mod frames;
 pub mod item;
 pub mod pool;
 pub mod sink;
+pub mod tree;
 pub mod worker;
 
 pub use item::{ContentBuilder, ItemWriter, StoredItem, StreamKind};

@@ -1,10 +1,18 @@
 //! What a source hands its items to.
 
+use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
-use super::Pool;
+use super::item::ContentBuilder;
+use super::pool::Pool;
+use super::tree::{BuiltTree, TreeBuilder};
+use super::worker::Worker;
 use crate::error::Result;
-use crate::format::node::Node;
+use crate::format::node::{Content, Node, encode_item};
+use crate::format::pack::Class;
+use crate::format::snapshot::SkippedItem;
+use crate::sort::Sorter;
 use crate::stats::Stats;
 
 /// A place in the tree: names of directories from the root, never empty names.
@@ -50,37 +58,81 @@ impl TreePath {
 }
 
 /// Where sources put nodes, skipped items and counts; shared by all of them, cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Sink {
     /// The workers.
     pub pool: Pool,
     /// Counters.
     pub stats: Arc<Stats>,
+    tree: Arc<TreeBuilder>,
+    skipped: Arc<Sorter>,
+}
+
+impl fmt::Debug for Sink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sink").finish_non_exhaustive()
+    }
 }
 
 impl Sink {
+    /// A sink that holds about `budget` bytes of nodes in memory and spills the rest to `scratch`.
+    pub fn new(pool: Pool, stats: Arc<Stats>, budget: usize, scratch: &Path) -> Self {
+        Self {
+            pool,
+            stats,
+            tree: Arc::new(TreeBuilder::new(budget, scratch)),
+            skipped: Arc::new(Sorter::new(budget / 16, scratch)),
+        }
+    }
+
     /// Adds a node at `path` (whose last name must be the node's). Directories' contents are filled in from what is added below them;
     /// directories that nobody adds exist all the same. Adding the same path twice keeps the last.
     pub fn add_node(&self, path: &TreePath, node: Node) -> Result<()> {
-        let _ = (path, node);
-        unimplemented!()
+        self.tree.add(path, &node)
     }
 
     /// Takes back everything at and below `path` (a database that failed half-way leaves nothing).
     pub fn discard(&self, path: &TreePath) -> Result<()> {
-        let _ = path;
-        unimplemented!()
+        self.tree.discard(path)
     }
 
     /// Counts and names an item that could not be read (also logged as a warning).
     pub fn skip(&self, path: &TreePath, reason: impl Into<String>) -> Result<()> {
-        let _ = (path, reason.into());
-        unimplemented!()
+        self.stats.skipped.one();
+        self.name(path, reason.into())
     }
 
     /// Counts and names an item that changed while it was read.
     pub fn torn(&self, path: &TreePath, reason: impl Into<String>) -> Result<()> {
-        let _ = (path, reason.into());
-        unimplemented!()
+        self.stats.torn.one();
+        self.name(path, reason.into())
+    }
+
+    fn name(&self, path: &TreePath, reason: String) -> Result<()> {
+        let shown = path.display_bytes();
+        tracing::warn!(path = %String::from_utf8_lossy(&shown), "{reason}");
+        let mut value = Vec::new();
+        encode_item(&SkippedItem { path: shown, reason }, &mut value);
+        self.skipped.push(path.key(), &value).map(drop)
+    }
+
+    /// Writes the tree and the list of skipped items, after all sources have ended.
+    pub fn finish(&self, worker: &mut Worker) -> Result<(BuiltTree, Content)> {
+        let tree = self.tree.finish(worker)?;
+        let mut skipped = ContentBuilder::default();
+        let mut chunk = Vec::new();
+        for record in self.skipped.drain()? {
+            chunk.extend_from_slice(&record?.value);
+            if chunk.len() >= 64 << 10 {
+                let stored = worker.put_chunk(Class::Tree, &chunk)?;
+                skipped.push(worker, stored)?;
+                chunk.clear();
+            }
+        }
+        if !chunk.is_empty() {
+            let stored = worker.put_chunk(Class::Tree, &chunk)?;
+            skipped.push(worker, stored)?;
+        }
+        Ok((tree, skipped.finish(worker)?))
     }
 }
