@@ -1,1 +1,3 @@
-//! Restores databases into a server.
+//! Restores a database and the globals of its cluster into a server, and compares what was restored.
+
+pub mod toc;
