@@ -1,0 +1,36 @@
+-- The database behind tiny-1.14.dump and tiny-1.14.toc.dat (see tiny.sh).
+CREATE ROLE tiny_owner;
+CREATE ROLE tiny_reader;
+CREATE DATABASE tiny TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C' OWNER tiny_owner;
+ALTER DATABASE tiny SET work_mem = '7MB';
+ALTER ROLE tiny_reader IN DATABASE tiny SET search_path = '$user', public;
+COMMENT ON DATABASE tiny IS 'about DATABASE tiny';
+REVOKE TEMPORARY ON DATABASE tiny FROM PUBLIC;
+\connect tiny
+ALTER SCHEMA public OWNER TO tiny_owner;
+CREATE SCHEMA "odd schema" AUTHORIZATION tiny_owner;
+CREATE TYPE "odd schema".mood AS ENUM ('sad', 'ok');
+CREATE TABLE "odd schema"."Ta""ble ü" (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "select" text, m "odd schema".mood);
+COMMENT ON TABLE "odd schema"."Ta""ble ü" IS 'it''s; a comment';
+CREATE TABLE public.child (id serial PRIMARY KEY, parent int REFERENCES "odd schema"."Ta""ble ü"(id), note text);
+ALTER TABLE public.child OWNER TO tiny_owner;
+CREATE INDEX child_note ON public.child (note);
+COMMENT ON INDEX public.child_note IS 'of post-data';
+COMMENT ON CONSTRAINT child_parent_fkey ON public.child IS 'of a foreign key';
+CREATE FUNCTION public.f("in" int, b text DEFAULT 'a;b') RETURNS int LANGUAGE sql AS $_$ SELECT 1; $_$;
+ALTER FUNCTION public.f(int, text) OWNER TO tiny_owner;
+CREATE FUNCTION public.trg() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;
+CREATE TRIGGER t BEFORE INSERT ON public.child FOR EACH ROW EXECUTE FUNCTION public.trg();
+CREATE FUNCTION public.evt() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN END $$;
+CREATE EVENT TRIGGER tiny_evt ON ddl_command_end EXECUTE FUNCTION public.evt();
+COMMENT ON EVENT TRIGGER tiny_evt IS 'later than everything';
+CREATE VIEW public.v AS SELECT id, note, count(*) FROM public.child GROUP BY id;
+ALTER VIEW public.v OWNER TO tiny_owner;
+CREATE MATERIALIZED VIEW public.m AS SELECT count(*) FROM public.child;
+CREATE MATERIALIZED VIEW public.m2 AS SELECT * FROM public.m;
+CREATE UNIQUE INDEX m_u ON public.m (count);
+CREATE POLICY p ON public.child TO tiny_reader USING (true);
+GRANT SELECT ON public.child TO tiny_reader;
+GRANT UPDATE (note) ON public.child TO tiny_reader;
+ALTER DEFAULT PRIVILEGES FOR ROLE tiny_owner IN SCHEMA public GRANT SELECT ON TABLES TO tiny_reader;
+CREATE PUBLICATION pub FOR TABLE public.child;
