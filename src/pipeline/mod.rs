@@ -7,6 +7,7 @@
 //! each stream that is being cut + the tree's budget (a setting) + open packs (3 × 32 MiB where the backend can't stream).
 
 pub mod chunker;
+pub mod dedup;
 pub mod frames;
 pub mod item;
 pub mod pool;

@@ -15,8 +15,9 @@ use crate::crypto::keys::ChunkIdKey;
 use crate::error::{Error, Result};
 use crate::format::id::ChunkId;
 use crate::format::node::ChunkRef;
-use crate::format::pack::{Class, Encoding, FrameChunk};
+use crate::format::pack::Class;
 use crate::stats::Stats;
+use crate::store::packs::NewFrame;
 
 /// Bytes that a reader on a worker reads at once; stays in the second-level cache (`1 MiB` measured best on current machines).
 pub const WINDOW_BYTES: usize = 1 << 20;
@@ -30,28 +31,13 @@ pub enum Claim {
     Known,
 }
 
-/// A compressed frame on its way into a pack.
-#[derive(Debug)]
-pub struct PlainFrame<'a> {
-    /// Its class.
-    pub class: Class,
-    /// How `body` is encoded.
-    pub encoding: Encoding,
-    /// Length before compression.
-    pub raw_len: u32,
-    /// Its chunks in order.
-    pub chunks: Vec<FrameChunk>,
-    /// Encoded bytes; sealed in place, so their content is lost.
-    pub body: &'a mut Vec<u8>,
-}
-
 /// Where workers claim chunks and leave frames.
 pub trait ChunkStore: fmt::Debug + Send + Sync {
     /// One atomic test-and-set: exactly one caller gets `New` for an id that the repository does not have.
     fn claim(&self, id: &ChunkId) -> Claim;
 
     /// Seals a frame into an open pack.
-    fn add_frame(&self, frame: PlainFrame<'_>) -> Result<()>;
+    fn add_frame(&self, frame: NewFrame<'_>) -> Result<()>;
 }
 
 /// What workers are made of.
@@ -134,7 +120,7 @@ impl Worker {
             .codec
             .compress(&frame.bytes, &mut self.body)
             .map_err(|e| Error::Message(format!("cannot compress a frame: {e}")))?;
-        self.parts.store.add_frame(PlainFrame {
+        self.parts.store.add_frame(NewFrame {
             class,
             encoding,
             raw_len: u32::try_from(frame.bytes.len()).expect("frames are far below 4 GiB"),
@@ -167,7 +153,7 @@ pub(crate) mod testing {
             if self.claimed.lock().unwrap().insert(*id) { Claim::New } else { Claim::Known }
         }
 
-        fn add_frame(&self, frame: PlainFrame<'_>) -> Result<()> {
+        fn add_frame(&self, frame: NewFrame<'_>) -> Result<()> {
             let mut plain = Vec::new();
             FrameCodec::new(1).unwrap().decompress(frame.encoding, frame.body, frame.raw_len as usize, &mut plain).unwrap();
             let mut at = 0;

@@ -1,0 +1,282 @@
+//! Reads chunks back: every one is authenticated, and its id recomputed, before it is handed out.
+//!
+//! Invariants:
+//! 1. No byte leaves unchecked: the frame opens under its pack's key and number, and the chunk has its id (`a_flipped_byte_is_damage`).
+//! 2. A missing object is damage only if the log, read after it, still names it; then the index at that end is used (`commit-log` rule 13).
+//! 3. Where a chunk is stored twice, a damaged copy does not hide the good one.
+//!
+//! Memory: the frames in the cache, [`CACHE_FRAMES`] of about 1 MiB; the keys of packs that were read.
+//!
+//! Threads: shared by any number; locks are held for a look-up, never while the backend works.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use bytes::Bytes;
+
+use super::chunk_index::{ChunkIndex, Location};
+use super::error::Short;
+use super::state::State;
+use super::{Repository, StoreError, seal_error};
+use crate::backend::{BackendErrorKind, ByteRange, ObjectKind, ObjectName};
+use crate::crypto::{ChunkIdKey, ObjectKey};
+use crate::format::header::SealedKind;
+use crate::format::id::{ChunkId, ObjectHash};
+use crate::format::index::{IndexRun, RunPack};
+use crate::format::node::ChunkRef;
+
+/// Decoded frames that are kept.
+pub const CACHE_FRAMES: usize = 24;
+
+/// Decompresses frames; `pipeline::frames` implements it, so that this module needs no codec.
+pub trait Decode: Send {
+    /// Decodes a frame of exactly `raw_len` bytes into `out`.
+    fn decode(
+        &mut self,
+        encoding: crate::format::pack::Encoding,
+        data: &[u8],
+        raw_len: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), String>;
+}
+
+/// Makes decoders, one for each thread that reads.
+pub type MakeDecode = fn() -> Result<Box<dyn Decode>, String>;
+
+/// Reads chunks of a repository at one state of its log.
+pub struct ChunkReader {
+    repository: Arc<Repository>,
+    id_key: ChunkIdKey,
+    make_decode: MakeDecode,
+    current: RwLock<(Arc<State>, Arc<ChunkIndex>)>,
+    /// What is being read, for telling damage from a snapshot that was forgotten meanwhile.
+    snapshot: Option<ObjectHash>,
+    keys: Mutex<HashMap<ObjectHash, ObjectKey>>,
+    cache: Mutex<Cache>,
+    spare: Mutex<Vec<Scratch>>,
+}
+
+impl std::fmt::Debug for ChunkReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ChunkReader").field("snapshot", &self.snapshot).finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct Cache {
+    frames: HashMap<(ObjectHash, u32), Bytes>,
+    order: VecDeque<(ObjectHash, u32)>,
+}
+
+/// Buffers of one reading thread.
+pub struct Scratch {
+    sealed: Vec<u8>,
+    decode: Box<dyn Decode>,
+}
+
+impl std::fmt::Debug for Scratch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scratch").finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Loads the index of a state: all runs that it names, without condemned and quarantined packs.
+///
+/// A damaged or missing run is given to `damaged`; the index then lacks what only that run names.
+pub fn load_index(
+    repository: &Repository,
+    state: &State,
+    damaged: &mut dyn FnMut(StoreError),
+) -> Result<ChunkIndex, StoreError> {
+    use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
+    let names: Vec<ObjectHash> = state.index().keys().copied().collect();
+    let loaded: Vec<Result<IndexRun, StoreError>> = names.par_iter().map(|name| repository.load_run(name)).collect();
+    let mut runs = Vec::with_capacity(loaded.len());
+    for (name, run) in names.iter().zip(loaded) {
+        match run {
+            Ok(run) => runs.push(run),
+            Err(StoreError::Backend(e)) if e.kind == BackendErrorKind::NotFound => {
+                damaged(StoreError::damaged(ObjectName::hashed(ObjectKind::Index, name.0), "it is gone, although the log names it"));
+            }
+            Err(e) if e.is_damage() => damaged(e),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(ChunkIndex::build(runs, |pack| !state.is_unusable_pack(pack)))
+}
+
+impl ChunkReader {
+    /// A reader over an index that was loaded at `state`.
+    pub fn new(
+        repository: Arc<Repository>,
+        state: Arc<State>,
+        index: Arc<ChunkIndex>,
+        snapshot: Option<ObjectHash>,
+        make_decode: MakeDecode,
+    ) -> Result<Self, StoreError> {
+        let id_key = repository.keyring().chunk_id_key();
+        let id_key = id_key.map_err(|missing| StoreError::MissingSecret { what: missing.action.to_owned() })?;
+        Ok(Self {
+            repository,
+            id_key,
+            make_decode,
+            current: RwLock::new((state, index)),
+            snapshot,
+            keys: Mutex::default(),
+            cache: Mutex::default(),
+            spare: Mutex::default(),
+        })
+    }
+
+    /// The index in use.
+    pub fn index(&self) -> Arc<ChunkIndex> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).1.clone()
+    }
+
+    /// The repository.
+    pub fn repository(&self) -> &Arc<Repository> {
+        &self.repository
+    }
+
+    /// Buffers for a thread that reads many frames.
+    pub fn scratch(&self) -> Result<Scratch, StoreError> {
+        if let Some(scratch) = lock(&self.spare).pop() {
+            return Ok(scratch);
+        }
+        let decode = (self.make_decode)().map_err(StoreError::Refused)?;
+        Ok(Scratch { sealed: Vec::new(), decode })
+    }
+
+    /// Reads one chunk.
+    pub fn chunk(&self, chunk: &ChunkRef) -> Result<Bytes, StoreError> {
+        loop {
+            let (state, index) = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
+            let mut failure = None;
+            for location in index.find_all(&chunk.id) {
+                match self.chunk_at(&index, &location, chunk) {
+                    Ok(bytes) => return Ok(bytes),
+                    Err(e) => failure = Some(e),
+                }
+            }
+            let failure = failure.unwrap_or_else(|| missing(&chunk.id));
+            self.go_on_after(failure, &state)?;
+        }
+    }
+
+    fn chunk_at(&self, index: &ChunkIndex, location: &Location, chunk: &ChunkRef) -> Result<Bytes, StoreError> {
+        let pack = &index.packs()[location.pack as usize];
+        let key = (pack.name, location.frame);
+        let cached = lock(&self.cache).frames.get(&key).cloned();
+        let frame = match cached {
+            Some(frame) => frame,
+            None => {
+                let mut scratch = self.scratch()?;
+                let mut plain = Vec::new();
+                let read = self.read_frame(pack, location.frame, &mut scratch, &mut plain);
+                lock(&self.spare).push(scratch);
+                read?;
+                let frame = Bytes::from(plain);
+                lock(&self.cache).insert(key, frame.clone());
+                frame
+            }
+        };
+        let start = location.offset as usize;
+        let bytes = frame.slice(start..start + location.len as usize);
+        self.check_chunk(pack, chunk, &bytes)?;
+        Ok(bytes)
+    }
+
+    /// Checks that `bytes` are the chunk.
+    pub fn check_chunk(&self, pack: &RunPack, chunk: &ChunkRef, bytes: &[u8]) -> Result<(), StoreError> {
+        if bytes.len() != chunk.len as usize || self.id_key.id(bytes) != chunk.id {
+            let object = ObjectName::hashed(ObjectKind::Pack, pack.name.0);
+            return Err(StoreError::damaged(object, format!("chunk {} is not what its id says", chunk.id)));
+        }
+        Ok(())
+    }
+
+    /// Reads, opens and decodes a frame. Its chunks still have to be checked.
+    pub fn read_frame(&self, pack: &RunPack, frame: u32, scratch: &mut Scratch, plain: &mut Vec<u8>) -> Result<(), StoreError> {
+        let place = pack.frames.get(frame as usize).ok_or_else(|| StoreError::damaged("index", "a frame number is out of range"))?;
+        let name = ObjectName::hashed(ObjectKind::Pack, pack.name.0);
+        let key = self.pack_key(&name, &pack.name)?;
+        scratch.sealed.resize(place.sealed_len as usize, 0);
+        self.repository.backend().read_into(&name, u64::from(place.offset), &mut scratch.sealed).map_err(|e| short(&name, e))?;
+        let body = key.open_in_place(u64::from(frame), &mut scratch.sealed).map_err(|e| seal_error(&name, e))?;
+        let decoded = scratch.decode.decode(place.encoding, body, place.raw_len as usize, plain);
+        decoded.map_err(|e| StoreError::damaged(name, format!("frame {frame}: {e}")))
+    }
+
+    fn pack_key(&self, name: &ObjectName, hash: &ObjectHash) -> Result<ObjectKey, StoreError> {
+        if let Some(key) = lock(&self.keys).get(hash) {
+            return Ok(key.clone());
+        }
+        let len = u64::try_from(SealedKind::Pack.header_len()).expect("a header is short");
+        let header = self.repository.backend().get(name, ByteRange::Exact { offset: 0, len }).map_err(|e| short(name, e))?;
+        let opened = self.repository.keyring().open_header(SealedKind::Pack, &header);
+        let (_, key) = opened.map_err(|e| seal_error(name, e))?;
+        lock(&self.keys).insert(*hash, key.clone());
+        Ok(key)
+    }
+
+    /// After a failure at `state`: reads the log again. `Ok` if it went on, so that the caller tries again with the new index; else what
+    /// the failure means.
+    pub fn go_on_after(&self, failure: StoreError, state: &Arc<State>) -> Result<(), StoreError> {
+        let absent = match &failure {
+            StoreError::Backend(e) => e.kind == BackendErrorKind::NotFound,
+            StoreError::Missing { .. } => true,
+            _ => false,
+        };
+        if !absent {
+            return Err(failure);
+        }
+        let now = self.repository.read_state()?;
+        if let Some(snapshot) = self.snapshot
+            && let Some(entry) = now.forgotten_by(&snapshot)
+        {
+            return Err(StoreError::Forgotten { record: Short(snapshot), entry });
+        }
+        if now.seq() == state.seq() {
+            return Err(match failure {
+                StoreError::Backend(e) => StoreError::damaged(e.subject_text(), "it is gone, although the log names it"),
+                other => other,
+            });
+        }
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        if current.0.seq() < now.seq() {
+            let index = load_index(&self.repository, &now, &mut |e| tracing::warn!("{e}"))?;
+            *current = (now, Arc::new(index));
+        }
+        Ok(())
+    }
+}
+
+/// A chunk that no usable pack holds.
+pub fn missing(id: &ChunkId) -> StoreError {
+    StoreError::Missing { chunk: *id }
+}
+
+/// An object that is shorter than the index says is damaged.
+fn short(name: &ObjectName, error: crate::backend::BackendError) -> StoreError {
+    match error.kind {
+        BackendErrorKind::Short => StoreError::damaged(name, "it is shorter than the index says"),
+        _ => error.into(),
+    }
+}
+
+impl Cache {
+    fn insert(&mut self, key: (ObjectHash, u32), frame: Bytes) {
+        if self.frames.insert(key, frame).is_none() {
+            self.order.push_back(key);
+        }
+        while self.order.len() > CACHE_FRAMES {
+            if let Some(oldest) = self.order.pop_front() {
+                self.frames.remove(&oldest);
+            }
+        }
+    }
+}
