@@ -1,0 +1,347 @@
+//! Creating and opening a repository: the plain `format` object and the key objects, each with its copy.
+//!
+//! Invariants:
+//! 1. `format` is written last, so a creation that died looks like no repository (`an_unfinished_creation_is_no_repository`).
+//! 2. A damaged object is read from its copy and said, and never taken for a wrong key (`damage_is_never_a_wrong_key`).
+//! 3. A place that holds anything else is refused and not changed (`other_places_are_refused`).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use zeroize::Zeroizing;
+
+use super::state::State;
+use super::{Ambient, Repository, SharedRandom, StoreError, put_durably};
+use crate::backend::{Backend, BackendErrorKind, ByteRange, ObjectKind, ObjectName};
+use crate::crypto::{Credential, KeyError, Keyring, NewKey, Secret32};
+use crate::format::framed::FramedError;
+use crate::format::id::ObjectHash;
+use crate::format::key::{KeyKind, KeyObject, SecretSet};
+use crate::format::repository::RepositoryFormat;
+
+/// What a new repository is to be.
+#[derive(Debug)]
+pub struct CreateOptions<'a> {
+    /// Its settings, with a fresh id.
+    pub format: RepositoryFormat,
+    /// Its secrets.
+    pub keyring: Keyring,
+    /// Its first key objects; at least one must give everything.
+    pub keys: Vec<NewKey<'a>>,
+}
+
+/// What a key object says about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyInfo {
+    /// The hash that names the object.
+    pub name: ObjectHash,
+    /// For whom.
+    pub kind: KeyKind,
+    /// What people call it.
+    pub label: String,
+    /// Seconds since 1970.
+    pub created: i64,
+    /// Which secrets it gives.
+    pub secrets: SecretSet,
+}
+
+/// What opens a key object.
+#[derive(Clone)]
+pub enum KeySecret {
+    /// A passphrase, as it was typed.
+    Passphrase(Zeroizing<Vec<u8>>),
+    /// The 256 bits of a key file or recovery key.
+    Key(Secret32),
+}
+
+impl fmt::Debug for KeySecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeySecret")
+    }
+}
+
+/// What was read of a key object.
+#[derive(Debug)]
+pub struct StoredKey {
+    /// What it says.
+    pub info: KeyInfo,
+    /// The object.
+    pub object: KeyObject,
+}
+
+impl Repository {
+    /// Creates a repository in an empty place and opens it.
+    pub fn create(
+        backend: Arc<dyn Backend>,
+        place: &str,
+        options: &CreateOptions<'_>,
+        mut ambient: Ambient,
+    ) -> Result<Self, StoreError> {
+        let format_bytes = options.format.to_bytes();
+        let format_hash = RepositoryFormat::hash_of(&format_bytes);
+        let mut objects = Vec::new();
+        for new in &options.keys {
+            let wrapped = options.keyring.wrap(new, &format_hash, &mut *ambient.random);
+            objects.push(wrapped.map_err(|error| StoreError::Refused(error.to_string()))?);
+        }
+        let Some(first) = objects.first().map(|object| info(ObjectHash::of(&object.to_bytes()), object)) else {
+            return Err(StoreError::Refused("a repository needs a key".into()));
+        };
+        let occupied = || StoreError::Occupied { place: place.to_owned() };
+        backend.create_layout().map_err(|error| match error.kind {
+            BackendErrorKind::AlreadyExists => occupied(),
+            _ => error.into(),
+        })?;
+        let put = |name: ObjectName, bytes: &[u8]| match put_durably(&*backend, &name, bytes, ambient.pause) {
+            Err(StoreError::Backend(error)) if error.kind == BackendErrorKind::AlreadyExists => Err(occupied()),
+            other => other,
+        };
+        for object in &objects {
+            let bytes = object.to_bytes();
+            let hash = ObjectHash::of(&bytes);
+            put(ObjectName::key(hash.0), &bytes)?;
+            put(ObjectName::key_copy(hash.0), &bytes)?;
+        }
+        put(ObjectName::format_copy(), &format_bytes)?;
+        put(ObjectName::format(), &format_bytes)?;
+        Ok(Self::assemble(backend, options.keyring.clone(), options.format.clone(), first, ambient))
+    }
+
+    /// Opens a repository. `unlock` is asked for what opens a key object, one after the other, until one opens.
+    pub fn open(
+        backend: Arc<dyn Backend>,
+        place: &str,
+        unlock: &mut dyn FnMut(&KeyInfo) -> Option<KeySecret>,
+        ambient: Ambient,
+    ) -> Result<Self, StoreError> {
+        let mut warnings = Vec::new();
+        let (format, format_hash) = read_format(&*backend, place, &mut warnings)?;
+        let keys = list_keys(&*backend, &mut warnings)?;
+        let begun = Instant::now();
+        let opened = unlock_any(keys, unlock, &format, &format_hash);
+        let kdf_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let (keyring, key) = match (opened, warnings.pop()) {
+            // With every key object damaged the key is not to blame.
+            (Err(Unopened::NoneThere), Some(damage)) => return Err(damage),
+            (Err(Unopened::NoneThere), None) => {
+                return Err(StoreError::damaged("keys/", "there is no key object"));
+            }
+            (Err(Unopened::NoneFits(error)), _) => return Err(error),
+            (Ok(opened), last) => {
+                warnings.extend(last);
+                opened
+            }
+        };
+        let mut repository = Self::assemble(backend, keyring, format, key, ambient);
+        repository.warnings = warnings;
+        repository.kdf_ms = kdf_ms;
+        Ok(repository)
+    }
+
+    /// The key objects that can be read, and damage that was found on the way.
+    pub fn stored_keys(&self) -> Result<(Vec<StoredKey>, Vec<StoreError>), StoreError> {
+        let mut warnings = Vec::new();
+        let keys = list_keys(&*self.backend, &mut warnings)?;
+        Ok((keys, warnings))
+    }
+
+    fn assemble(
+        backend: Arc<dyn Backend>,
+        keyring: Keyring,
+        format: RepositoryFormat,
+        key: KeyInfo,
+        ambient: Ambient,
+    ) -> Self {
+        Self {
+            backend,
+            keyring,
+            format,
+            key,
+            warnings: Vec::new(),
+            kdf_ms: 0,
+            now: ambient.now,
+            pause: ambient.pause,
+            written_by: ambient.written_by,
+            random: Mutex::new(SharedRandom(ambient.random)),
+            remembered: ambient.remembered,
+            known: Mutex::new(Arc::new(State::empty())),
+            run_packs: Mutex::default(),
+        }
+    }
+}
+
+fn info(name: ObjectHash, object: &KeyObject) -> KeyInfo {
+    let description = object.description();
+    KeyInfo {
+        name,
+        kind: description.kind.clone(),
+        label: description.label.clone(),
+        created: description.created,
+        secrets: description.secrets,
+    }
+}
+
+/// Reads an object; `None` if it is absent.
+fn read(backend: &dyn Backend, name: &ObjectName) -> Result<Option<Vec<u8>>, StoreError> {
+    match backend.get(name, ByteRange::All) {
+        Ok(bytes) => Ok(Some(bytes.to_vec())),
+        Err(error) if error.kind == BackendErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Reads `format`, or its copy.
+fn read_format(
+    backend: &dyn Backend,
+    place: &str,
+    warnings: &mut Vec<StoreError>,
+) -> Result<(RepositoryFormat, ObjectHash), StoreError> {
+    let mut errors = Vec::new();
+    for name in [ObjectName::format(), ObjectName::format_copy()] {
+        match read(backend, &name)?.map(|bytes| (RepositoryFormat::decode(&bytes), ObjectHash::of(&bytes))) {
+            Some((Ok(format), hash)) => {
+                warnings.extend(errors.into_iter().map(|error: Option<FramedError>| {
+                    let what = error.map_or("it is gone".into(), |error| error.to_string());
+                    StoreError::damaged(ObjectName::format(), what)
+                }));
+                return Ok((format, hash));
+            }
+            Some((Err(error), _)) => errors.push(Some(error)),
+            None => errors.push(None),
+        }
+    }
+    let errors: Vec<_> = errors.into_iter().flatten().collect();
+    for error in &errors {
+        match error {
+            FramedError::Newer { .. } => {
+                return Err(StoreError::NewerFormat { object: place.to_owned(), what: error.to_string() });
+            }
+            FramedError::Damaged(_) => return Err(StoreError::damaged(ObjectName::format(), error)),
+            FramedError::NotHoldfast => {}
+        }
+    }
+    match errors.is_empty() {
+        true => Err(without_format(backend, place)?),
+        false => Err(StoreError::NotOurs { place: place.to_owned(), what: "its file `format` is something else".into() }),
+    }
+}
+
+/// Says what a place without a `format` object is.
+fn without_format(backend: &dyn Backend, place: &str) -> Result<StoreError, StoreError> {
+    let nothing = StoreError::NoRepository { place: place.to_owned() };
+    let mut entries = false;
+    match backend.list(ObjectKind::Log, &mut |_| entries = true) {
+        Ok(_) if entries => return Ok(StoreError::damaged("format", "it is gone, and so is its copy")),
+        Ok(_) => {}
+        Err(error) if error.kind == BackendErrorKind::NotFound => return Ok(nothing),
+        Err(error) => return Err(error.into()),
+    }
+    let strays = backend.list(ObjectKind::Format, &mut |_| {})?;
+    Ok(match strays.count {
+        0 => nothing,
+        _ => StoreError::NotOurs { place: place.to_owned(), what: format!("it holds {}", strays.examples.join(", ")) },
+    })
+}
+
+/// Reads every key object that is good, or whose copy is.
+fn list_keys(backend: &dyn Backend, warnings: &mut Vec<StoreError>) -> Result<Vec<StoredKey>, StoreError> {
+    let mut hashes: BTreeMap<ObjectHash, ()> = BTreeMap::new();
+    backend.list(ObjectKind::Key, &mut |info| {
+        if let Some(hash) = info.name.hash() {
+            hashes.insert(ObjectHash(hash), ());
+        }
+    })?;
+    let mut keys = Vec::new();
+    for name in hashes.into_keys() {
+        let mut damage = None;
+        for path in [ObjectName::key(name.0), ObjectName::key_copy(name.0)] {
+            match read_key(backend, &path, &name) {
+                Ok(key) => {
+                    keys.push(key);
+                    break;
+                }
+                Err(error @ (StoreError::Damaged { .. } | StoreError::NewerFormat { .. })) => {
+                    damage.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        warnings.extend(damage);
+    }
+    // What costs nothing is tried first, a passphrase last.
+    keys.sort_by_key(|key| match key.info.kind {
+        KeyKind::Plain => 0,
+        KeyKind::KeyFile => 1,
+        KeyKind::Recovery => 2,
+        KeyKind::Passphrase { .. } => 3,
+        KeyKind::Recipient { .. } => 4,
+    });
+    Ok(keys)
+}
+
+fn read_key(backend: &dyn Backend, path: &ObjectName, name: &ObjectHash) -> Result<StoredKey, StoreError> {
+    let bytes = read(backend, path)?.ok_or_else(|| StoreError::damaged(path, "it is gone"))?;
+    let object = KeyObject::decode(&bytes).map_err(|error| match error {
+        FramedError::Newer { .. } => {
+            StoreError::NewerFormat { object: path.to_string(), what: error.to_string() }
+        }
+        _ => StoreError::damaged(path, error),
+    })?;
+    if ObjectHash::of(&bytes) != *name {
+        return Err(StoreError::damaged(path, "its bytes do not have the hash that it is named by"));
+    }
+    Ok(StoredKey { info: info(*name, &object), object })
+}
+
+enum Unopened {
+    /// No key object could be read.
+    NoneThere,
+    /// None opens with what was given.
+    NoneFits(StoreError),
+}
+
+fn unlock_any(
+    keys: Vec<StoredKey>,
+    unlock: &mut dyn FnMut(&KeyInfo) -> Option<KeySecret>,
+    format: &RepositoryFormat,
+    format_hash: &ObjectHash,
+) -> Result<(Keyring, KeyInfo), Unopened> {
+    if keys.is_empty() {
+        return Err(Unopened::NoneThere);
+    }
+    let mut tried = 0u32;
+    for StoredKey { info, object } in keys {
+        let secret = match info.kind {
+            KeyKind::Plain => None,
+            _ => match unlock(&info) {
+                Some(secret) => Some(secret),
+                None => continue,
+            },
+        };
+        let credential = match &secret {
+            Some(KeySecret::Passphrase(passphrase)) => Credential::Passphrase(passphrase),
+            Some(KeySecret::Key(secret)) => Credential::Secret(secret),
+            None => Credential::None,
+        };
+        match Keyring::unwrap(&object, credential, format, format_hash) {
+            Ok(keyring) => return Ok((keyring, info)),
+            Err(KeyError::WrongKey | KeyError::OtherCredential(_)) => tried += 1,
+            Err(KeyError::OtherRepository(_) | KeyError::Unsupported(_)) => {}
+            Err(error @ KeyError::Inconsistent(_)) => {
+                let object = ObjectName::key(info.name.0);
+                return Err(Unopened::NoneFits(StoreError::damaged(object, error)));
+            }
+            Err(error) => {
+                let what = "cannot open a key object".to_owned();
+                return Err(Unopened::NoneFits(StoreError::Local { what, source: Box::new(error) }));
+            }
+        }
+    }
+    let what = match tried {
+        0 => "no key was given".to_owned(),
+        _ => "it opens none of the repository's keys".to_owned(),
+    };
+    Err(Unopened::NoneFits(StoreError::WrongKey { what }))
+}
