@@ -5,6 +5,9 @@
 
 use std::fmt;
 
+use crate::backend::BackendError;
+use crate::store::StoreError;
+
 /// What stops a run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -24,12 +27,39 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// The repository.
+    #[error(transparent)]
+    Store(StoreError),
     /// Anything that is complete in words.
     #[error("{0}")]
     Message(String),
 }
 
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Stopped => Self::Stopped,
+            other => Self::Store(other),
+        }
+    }
+}
+
+impl From<BackendError> for Error {
+    fn from(error: BackendError) -> Self {
+        Self::Store(error.into())
+    }
+}
+
 impl Error {
+    /// The exit code that a command ends with.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Interrupted => 130,
+            Self::Store(error) => error.exit_code(),
+            Self::Stopped | Self::Local { .. } | Self::Message(_) => 1,
+        }
+    }
+
     /// A local resource failed.
     pub fn local(what: impl Into<String>, source: std::io::Error) -> Self {
         Self::Local {

@@ -66,7 +66,8 @@ impl Sorter {
         let mut buffer = lock(&self.buffer);
         let seq = buffer.next_seq;
         buffer.next_seq += 1;
-        let start = u32::try_from(buffer.arena.len()).expect("the budget is below 4 GiB and a run is spilled above it");
+        let start = u32::try_from(buffer.arena.len())
+            .expect("the budget is below 4 GiB and a run is spilled above it");
         buffer.starts.push(start);
         buffer.arena.extend_from_slice(&key_len.to_le_bytes());
         buffer.arena.extend_from_slice(&value_len.to_le_bytes());
@@ -95,10 +96,14 @@ impl Sorter {
         sort(&mut buffer);
         let mut runs: Vec<Run> = Vec::with_capacity(buffer.runs.len() + 1);
         for mut file in std::mem::take(&mut buffer.runs) {
-            file.rewind().map_err(|e| Error::local("cannot read back a spilled run", e))?;
+            file.rewind()
+                .map_err(|e| Error::local("cannot read back a spilled run", e))?;
             runs.push(Run::File(BufReader::with_capacity(READ_BUFFER, file)));
         }
-        runs.push(Run::Memory { arena: buffer.arena, starts: buffer.starts.into_iter() });
+        runs.push(Run::Memory {
+            arena: buffer.arena,
+            starts: buffer.starts.into_iter(),
+        });
         let mut heap = BinaryHeap::with_capacity(runs.len());
         for (run, source) in runs.iter_mut().enumerate() {
             if let Some(record) = source.next()? {
@@ -109,11 +114,23 @@ impl Sorter {
     }
 
     fn spill(&self, buffer: &mut Buffer) -> Result<()> {
-        let failed = |e| Error::local(format!("cannot spill to the scratch folder {}", self.scratch.display()), e);
+        let failed = |e| {
+            Error::local(
+                format!(
+                    "cannot spill to the scratch folder {}",
+                    self.scratch.display()
+                ),
+                e,
+            )
+        };
         sort(buffer);
-        let mut out = BufWriter::with_capacity(1 << 20, tempfile::tempfile_in(&self.scratch).map_err(failed)?);
+        let mut out = BufWriter::with_capacity(
+            1 << 20,
+            tempfile::tempfile_in(&self.scratch).map_err(failed)?,
+        );
         for start in &buffer.starts {
-            out.write_all(record_at(&buffer.arena, *start)).map_err(failed)?;
+            out.write_all(record_at(&buffer.arena, *start))
+                .map_err(failed)?;
         }
         let file = out.into_inner().map_err(|e| failed(e.into_error()))?;
         buffer.runs.push(file);
@@ -144,12 +161,17 @@ fn key_of(record: &[u8]) -> (&[u8], u64) {
 
 fn sort(buffer: &mut Buffer) {
     let arena = &buffer.arena;
-    buffer.starts.sort_unstable_by(|a, b| key_of(record_at(arena, *a)).cmp(&key_of(record_at(arena, *b))));
+    buffer
+        .starts
+        .sort_unstable_by(|a, b| key_of(record_at(arena, *a)).cmp(&key_of(record_at(arena, *b))));
 }
 
 enum Run {
     File(BufReader<File>),
-    Memory { arena: Vec<u8>, starts: std::vec::IntoIter<u32> },
+    Memory {
+        arena: Vec<u8>,
+        starts: std::vec::IntoIter<u32>,
+    },
 }
 
 impl Run {
@@ -158,9 +180,15 @@ impl Run {
             Self::Memory { arena, starts } => Ok(starts.next().map(|start| {
                 let record = record_at(arena, start);
                 let (key, seq) = key_of(record);
-                Sorted { key: key.to_vec(), seq, value: record[HEAD_LEN + key.len()..].to_vec() }
+                Sorted {
+                    key: key.to_vec(),
+                    seq,
+                    value: record[HEAD_LEN + key.len()..].to_vec(),
+                }
             })),
-            Self::File(reader) => read_record(reader).map_err(|e| Error::local("cannot read back a spilled run", e)),
+            Self::File(reader) => {
+                read_record(reader).map_err(|e| Error::local("cannot read back a spilled run", e))
+            }
         }
     }
 }
@@ -212,7 +240,9 @@ pub struct SortedRecords {
 
 impl std::fmt::Debug for SortedRecords {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SortedRecords").field("runs", &self.runs.len()).finish_non_exhaustive()
+        f.debug_struct("SortedRecords")
+            .field("runs", &self.runs.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -239,12 +269,21 @@ mod tests {
         for (key, value) in records {
             sorter.push(key, value).unwrap();
         }
-        sorter.drain().unwrap().map(|r| r.map(|r| (r.key, r.seq, r.value)).unwrap()).collect()
+        sorter
+            .drain()
+            .unwrap()
+            .map(|r| r.map(|r| (r.key, r.seq, r.value)).unwrap())
+            .collect()
     }
 
     #[test]
     fn order_is_key_then_push() {
-        let records = [(b"b".to_vec(), vec![1]), (b"a\0z".to_vec(), vec![2]), (b"a".to_vec(), vec![]), (b"b".to_vec(), vec![4])];
+        let records = [
+            (b"b".to_vec(), vec![1]),
+            (b"a\0z".to_vec(), vec![2]),
+            (b"a".to_vec(), vec![]),
+            (b"b".to_vec(), vec![4]),
+        ];
         let out = sorted(1 << 20, &records);
         assert_eq!(out.iter().map(|r| r.1).collect::<Vec<_>>(), [2, 1, 0, 3]);
         assert!(sorted(1 << 20, &[]).is_empty());
@@ -253,7 +292,12 @@ mod tests {
     #[test]
     fn spilled_equals_in_memory() {
         let records: Vec<_> = (0u32..5000)
-            .map(|i| (blake3::hash(&(i % 1700).to_le_bytes()).as_bytes()[..6].to_vec(), vec![7; (i % 90) as usize]))
+            .map(|i| {
+                (
+                    blake3::hash(&(i % 1700).to_le_bytes()).as_bytes()[..6].to_vec(),
+                    vec![7; (i % 90) as usize],
+                )
+            })
             .collect();
         assert_eq!(sorted(1 << 10, &records), sorted(1 << 26, &records));
     }

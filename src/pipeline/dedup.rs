@@ -29,13 +29,21 @@ pub struct Dedup {
 }
 
 fn hash_of(id: &ChunkId) -> u64 {
-    u64::from_le_bytes(*id.as_bytes().first_chunk::<8>().expect("an id has 32 bytes"))
+    u64::from_le_bytes(
+        *id.as_bytes()
+            .first_chunk::<8>()
+            .expect("an id has 32 bytes"),
+    )
 }
 
 impl Dedup {
     /// Claims against `index`; new frames go to `packs`.
     pub fn new(index: Arc<ChunkIndex>, packs: PackWriter) -> Self {
-        Self { index, own: (0..SHARDS).map(|_| Mutex::default()).collect(), packs }
+        Self {
+            index,
+            own: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            packs,
+        }
     }
 
     /// The packs.

@@ -81,7 +81,11 @@ impl ContentBuilder {
         let list = &mut self.levels[level];
         list.push(chunk);
         let border = chunk.id.as_bytes()[0] == 0 && list.len() >= LIST_REFS_MIN;
-        if border || list.len() >= LIST_REFS_MAX { self.emit(worker, level) } else { Ok(()) }
+        if border || list.len() >= LIST_REFS_MAX {
+            self.emit(worker, level)
+        } else {
+            Ok(())
+        }
     }
 
     fn emit(&mut self, worker: &mut Worker, level: usize) -> Result<()> {
@@ -100,7 +104,10 @@ impl ContentBuilder {
             let top = level + 1 == self.levels.len();
             if top && self.levels[level].len() <= INLINE_REFS_MAX {
                 let depth = u8::try_from(level).expect("a list of lists is a few levels deep");
-                return Ok(Content { depth, refs: std::mem::take(&mut self.levels[level]) });
+                return Ok(Content {
+                    depth,
+                    refs: std::mem::take(&mut self.levels[level]),
+                });
             }
             if !self.levels[level].is_empty() {
                 self.emit(worker, level)?;
@@ -124,13 +131,23 @@ pub struct ItemWriter<'w> {
 }
 
 enum Mode<'w> {
-    Inline { worker: &'w mut Worker, builder: ContentBuilder },
-    Queued { queue: SourceQueue, assembly: Arc<Assembly>, next_unit: u64 },
+    Inline {
+        worker: &'w mut Worker,
+        builder: ContentBuilder,
+    },
+    Queued {
+        queue: SourceQueue,
+        assembly: Arc<Assembly>,
+        next_unit: u64,
+    },
 }
 
 impl fmt::Debug for ItemWriter<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ItemWriter").field("kind", &self.kind).field("bytes", &self.bytes).finish_non_exhaustive()
+        f.debug_struct("ItemWriter")
+            .field("kind", &self.kind)
+            .field("bytes", &self.bytes)
+            .finish_non_exhaustive()
     }
 }
 
@@ -165,7 +182,10 @@ impl<'w> ItemWriter<'w> {
             hasher: digest.then(blake3::Hasher::new),
             bytes: 0,
             buffer: Vec::new(),
-            mode: Mode::Inline { worker, builder: ContentBuilder::default() },
+            mode: Mode::Inline {
+                worker,
+                builder: ContentBuilder::default(),
+            },
         }
     }
 
@@ -181,7 +201,11 @@ impl<'w> ItemWriter<'w> {
             hasher: digest.then(blake3::Hasher::new),
             bytes: 0,
             buffer: Vec::new(),
-            mode: Mode::Queued { queue: queue.clone(), assembly: Arc::default(), next_unit: 0 },
+            mode: Mode::Queued {
+                queue: queue.clone(),
+                assembly: Arc::default(),
+                next_unit: 0,
+            },
         }
     }
 
@@ -229,9 +253,18 @@ impl<'w> ItemWriter<'w> {
             self.flush_inline()?;
             let digest = self.digest();
             let bytes = self.bytes;
-            let Mode::Inline { worker, builder } = self.mode else { unreachable!("just matched") };
+            let Mode::Inline { worker, builder } = self.mode else {
+                unreachable!("just matched")
+            };
             let content = builder.finish(worker)?;
-            return done(worker, StoredItem { content, digest, bytes });
+            return done(
+                worker,
+                StoredItem {
+                    content,
+                    digest,
+                    bytes,
+                },
+            );
         }
         self.finish_queued(done)
     }
@@ -243,7 +276,9 @@ impl<'w> ItemWriter<'w> {
             Mode::Queued { queue, .. } => Some(queue.pool().clone()),
         };
         let (sender, receiver) = crossbeam_channel::bounded(1);
-        self.finish(Box::new(move |_, item| sender.send(item).map_err(|_gone| Error::Stopped)))?;
+        self.finish(Box::new(move |_, item| {
+            sender.send(item).map_err(|_gone| Error::Stopped)
+        }))?;
         loop {
             match receiver.recv_timeout(Duration::from_millis(200)) {
                 Ok(item) => return Ok(item),
@@ -252,13 +287,17 @@ impl<'w> ItemWriter<'w> {
                         pool.check()?;
                     }
                 }
-                Err(crossbeam_channel::RecvTimeoutError::Disconnected) => return Err(Error::Stopped),
+                Err(crossbeam_channel::RecvTimeoutError::Disconnected) => {
+                    return Err(Error::Stopped);
+                }
             }
         }
     }
 
     fn chunker(&self) -> &Chunker {
-        self.chunker.as_ref().expect("a writer has its chunker until it ends")
+        self.chunker
+            .as_ref()
+            .expect("a writer has its chunker until it ends")
     }
 
     fn hash(&mut self, bytes: &[u8]) {
@@ -268,11 +307,15 @@ impl<'w> ItemWriter<'w> {
     }
 
     fn digest(&mut self) -> Option<ContentDigest> {
-        self.hasher.take().map(|hasher| ContentDigest(*hasher.finalize().as_bytes()))
+        self.hasher
+            .take()
+            .map(|hasher| ContentDigest(*hasher.finalize().as_bytes()))
     }
 
     fn put_inline(&mut self, bytes: &[u8]) -> Result<()> {
-        let Mode::Inline { worker, builder } = &mut self.mode else { unreachable!("inline writers only") };
+        let Mode::Inline { worker, builder } = &mut self.mode else {
+            unreachable!("inline writers only")
+        };
         let class = class_of(self.kind, worker.parts().small_file_bytes);
         let chunk = worker.put_chunk(class, bytes)?;
         builder.push(worker, chunk)
@@ -343,14 +386,21 @@ struct End {
 
 impl fmt::Debug for AssemblyState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AssemblyState").field("next", &self.next).finish_non_exhaustive()
+        f.debug_struct("AssemblyState")
+            .field("next", &self.next)
+            .finish_non_exhaustive()
     }
 }
 
 impl ItemWriter<'_> {
     fn hash_pending(&mut self) {
-        let Mode::Queued { assembly, .. } = &self.mode else { return };
-        let mut state = assembly.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let Mode::Queued { assembly, .. } = &self.mode else {
+            return;
+        };
+        let mut state = assembly
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(hasher) = &mut self.hasher {
             hasher.update(&self.buffer[state.hashed..]);
         }
@@ -370,12 +420,26 @@ impl ItemWriter<'_> {
         }
         let rest = self.buffer.split_off(at);
         let unit = std::mem::replace(&mut self.buffer, rest);
-        let Mode::Queued { queue, assembly, next_unit } = &mut self.mode else { unreachable!("queued writers only") };
-        assembly.state.lock().unwrap_or_else(PoisonError::into_inner).hashed = self.buffer.len();
+        let Mode::Queued {
+            queue,
+            assembly,
+            next_unit,
+        } = &mut self.mode
+        else {
+            unreachable!("queued writers only")
+        };
+        assembly
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .hashed = self.buffer.len();
         let number = *next_unit;
         *next_unit += 1;
         let (assembly, kind) = (assembly.clone(), self.kind);
-        queue.submit(unit.len(), Box::new(move |worker| assembly.store(worker, kind, number, &unit, &lengths)))
+        queue.submit(
+            unit.len(),
+            Box::new(move |worker| assembly.store(worker, kind, number, &unit, &lengths)),
+        )
     }
 
     fn finish_queued(mut self, done: Done) -> Result<()> {
@@ -388,17 +452,42 @@ impl ItemWriter<'_> {
             at += len;
         }
         let unit = std::mem::take(&mut self.buffer);
-        let Mode::Queued { queue, assembly, next_unit } = &self.mode else { unreachable!("queued writers only") };
+        let Mode::Queued {
+            queue,
+            assembly,
+            next_unit,
+        } = &self.mode
+        else {
+            unreachable!("queued writers only")
+        };
         let number = *next_unit;
-        assembly.state.lock().unwrap_or_else(PoisonError::into_inner).end =
-            Some(End { units: number + 1, digest, bytes, done });
+        assembly
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .end = Some(End {
+            units: number + 1,
+            digest,
+            bytes,
+            done,
+        });
         let (assembly, kind) = (assembly.clone(), self.kind);
-        queue.submit(unit.len(), Box::new(move |worker| assembly.store(worker, kind, number, &unit, &lengths)))
+        queue.submit(
+            unit.len(),
+            Box::new(move |worker| assembly.store(worker, kind, number, &unit, &lengths)),
+        )
     }
 }
 
 impl Assembly {
-    fn store(&self, worker: &mut Worker, kind: StreamKind, number: u64, unit: &[u8], lengths: &[usize]) -> Result<()> {
+    fn store(
+        &self,
+        worker: &mut Worker,
+        kind: StreamKind,
+        number: u64,
+        unit: &[u8],
+        lengths: &[usize],
+    ) -> Result<()> {
         let class = class_of(kind, worker.parts().small_file_bytes);
         let mut refs = Vec::with_capacity(lengths.len());
         let mut rest = unit;
@@ -419,9 +508,21 @@ impl Assembly {
         if state.end.as_ref().is_none_or(|end| end.units != state.next) {
             return Ok(());
         }
-        let End { digest, bytes, done, .. } = state.end.take().expect("just looked at");
+        let End {
+            digest,
+            bytes,
+            done,
+            ..
+        } = state.end.take().expect("just looked at");
         let content = std::mem::take(&mut state.builder).finish(worker)?;
-        done(worker, StoredItem { content, digest, bytes })
+        done(
+            worker,
+            StoredItem {
+                content,
+                digest,
+                bytes,
+            },
+        )
     }
 }
 
@@ -436,7 +537,9 @@ mod tests {
         let mut state = 12345u64;
         (0..len)
             .map(|_| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
                 let c = (state >> 59) as u8;
                 if c == 31 { b'\n' } else { b'a' + c }
             })
@@ -453,7 +556,13 @@ mod tests {
             } else {
                 let mut refs = Vec::new();
                 decode_items(&bytes, |r| refs.push(r)).unwrap();
-                out.extend(expand(store, &Content { depth: content.depth - 1, refs }));
+                out.extend(expand(
+                    store,
+                    &Content {
+                        depth: content.depth - 1,
+                        refs,
+                    },
+                ));
             }
         }
         out
@@ -498,15 +607,26 @@ mod tests {
 
     #[test]
     fn inline_and_queued_agree() {
-        for kind in [StreamKind::File { size: 1 << 30 }, StreamKind::Table, StreamKind::TableBytes] {
+        for kind in [
+            StreamKind::File { size: 1 << 30 },
+            StreamKind::Table,
+            StreamKind::TableBytes,
+        ] {
             for len in [0, 1, 100, 5000, 3 << 20] {
                 let data = text(len);
                 let (expected, store) = inline(&data, kind, usize::MAX);
                 assert_eq!(expand(&store, &expected.content), data);
-                assert_eq!(expected.digest, Some(ContentDigest(*blake3::hash(&data).as_bytes())));
+                assert_eq!(
+                    expected.digest,
+                    Some(ContentDigest(*blake3::hash(&data).as_bytes()))
+                );
                 assert_eq!(expected.bytes, len as u64);
                 for step in [1000, 77_777, 1 << 20] {
-                    assert_eq!(inline(&data, kind, step).0, expected, "{kind:?} {len} {step}");
+                    assert_eq!(
+                        inline(&data, kind, step).0,
+                        expected,
+                        "{kind:?} {len} {step}"
+                    );
                     let (item, store) = queued(&data, kind, step);
                     assert_eq!(item, expected, "{kind:?} {len} {step}");
                     assert_eq!(expand(&store, &item.content), data);
@@ -537,7 +657,10 @@ mod tests {
         writer.write_hole(100_000).unwrap();
         writer.write(&data).unwrap();
         let item = writer.finish_wait().unwrap();
-        assert_eq!(item.digest, Some(ContentDigest(*blake3::hash(&whole).as_bytes())));
+        assert_eq!(
+            item.digest,
+            Some(ContentDigest(*blake3::hash(&whole).as_bytes()))
+        );
         assert_eq!(item.bytes, 20_000);
     }
 }

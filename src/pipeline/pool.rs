@@ -59,7 +59,9 @@ pub struct Pool {
 
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool").field("workers", &self.shared.worker_count).finish_non_exhaustive()
+        f.debug_struct("Pool")
+            .field("workers", &self.shared.worker_count)
+            .finish_non_exhaustive()
     }
 }
 
@@ -70,7 +72,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Pool {
     /// Queues for `worker_count` threads (that the caller starts, each running [`Pool::work`]); units in flight hold at most
     /// `bytes_max` bytes and one unit more for each source.
-    pub fn new(worker_count: usize, bytes_max: usize, tasks_max: usize, parts: &WorkerParts) -> Self {
+    pub fn new(
+        worker_count: usize,
+        bytes_max: usize,
+        tasks_max: usize,
+        parts: &WorkerParts,
+    ) -> Self {
         let shared = Shared {
             queues: Mutex::default(),
             work: Condvar::new(),
@@ -82,7 +89,9 @@ impl Pool {
             file_chunker: parts.file_chunker.clone(),
             table_chunker: parts.table_chunker.clone(),
         };
-        Self { shared: Arc::new(shared) }
+        Self {
+            shared: Arc::new(shared),
+        }
     }
 
     /// How many worker threads there are.
@@ -114,7 +123,10 @@ impl Pool {
 
     /// A queue of units for one source: it always owns at least one unit, whatever the other sources do.
     pub fn source_queue(&self) -> SourceQueue {
-        SourceQueue { pool: self.clone(), source: Arc::default() }
+        SourceQueue {
+            pool: self.clone(),
+            source: Arc::default(),
+        }
     }
 
     /// Whether the run was stopped (an error elsewhere, Ctrl-C): leave loops when it is.
@@ -124,7 +136,11 @@ impl Pool {
 
     /// `Err(Stopped)` when [`Self::is_stopped`].
     pub fn check(&self) -> Result<()> {
-        if self.is_stopped() { Err(Error::Stopped) } else { Ok(()) }
+        if self.is_stopped() {
+            Err(Error::Stopped)
+        } else {
+            Ok(())
+        }
     }
 
     /// Stops the run; the first error given is the cause, `Stopped` is no cause.
@@ -182,7 +198,11 @@ impl Pool {
             if queues.closed {
                 return None;
             }
-            queues = self.shared.work.wait(queues).unwrap_or_else(PoisonError::into_inner);
+            queues = self
+                .shared
+                .work
+                .wait(queues)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -199,7 +219,9 @@ struct StopOnPanic<'a>(&'a Pool);
 
 impl Drop for StopOnPanic<'_> {
     fn drop(&mut self) {
-        self.0.stop(Error::Message("a worker thread panicked; this is a bug in holdfast".into()));
+        self.0.stop(Error::Message(
+            "a worker thread panicked; this is a bug in holdfast".into(),
+        ));
     }
 }
 
@@ -233,11 +255,18 @@ impl SourceQueue {
             if own == 0 || queues.bytes_in_flight.saturating_add(bytes) <= shared.bytes_max {
                 break;
             }
-            queues = shared.room.wait(queues).unwrap_or_else(PoisonError::into_inner);
+            queues = shared
+                .room
+                .wait(queues)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         *lock(&self.source.in_flight) += 1;
         queues.bytes_in_flight += bytes;
-        queues.units.push_back(Unit { job, bytes, source: self.source.clone() });
+        queues.units.push_back(Unit {
+            job,
+            bytes,
+            source: self.source.clone(),
+        });
         drop(queues);
         shared.work.notify_one();
         Ok(())
@@ -252,7 +281,10 @@ impl SourceQueue {
             if *lock(&self.source.in_flight) == 0 {
                 return Ok(());
             }
-            queues = shared.room.wait(queues).unwrap_or_else(PoisonError::into_inner);
+            queues = shared
+                .room
+                .wait(queues)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -278,7 +310,11 @@ mod tests {
     fn the_budget_holds_and_no_source_starves() {
         let parts = parts(Arc::new(MemoryStore::default()));
         let pool = Pool::new(2, 1000, 10, &parts);
-        let (now, most, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (now, most, done) = (
+            Arc::new(AtomicUsize::new(0)),
+            Arc::new(AtomicUsize::new(0)),
+            Arc::new(AtomicUsize::new(0)),
+        );
         run(&pool, &parts, 2, || {
             std::thread::scope(|scope| {
                 for _ in 0..5 {
@@ -288,7 +324,10 @@ mod tests {
                             let (now, most, done) = (now.clone(), most.clone(), done.clone());
                             // Counted from inside: what runs is part of what is in flight.
                             let job: Job = Box::new(move |_| {
-                                most.fetch_max(now.fetch_add(400, Ordering::SeqCst) + 400, Ordering::SeqCst);
+                                most.fetch_max(
+                                    now.fetch_add(400, Ordering::SeqCst) + 400,
+                                    Ordering::SeqCst,
+                                );
                                 now.fetch_sub(400, Ordering::SeqCst);
                                 done.fetch_add(1, Ordering::SeqCst);
                                 Ok(())
@@ -319,7 +358,9 @@ mod tests {
         let pool = Pool::new(2, 1000, 100, &parts);
         run(&pool, &parts, 2, || {
             let queue = pool.source_queue();
-            queue.submit(1, Box::new(|_| Err(Error::Message("disk full".into())))).unwrap();
+            queue
+                .submit(1, Box::new(|_| Err(Error::Message("disk full".into()))))
+                .unwrap();
             while queue.submit(1, Box::new(|_| Err(Error::Stopped))).is_ok() {}
             assert!(matches!(queue.drain(), Err(Error::Stopped)));
         });

@@ -112,7 +112,13 @@ impl Sink {
         let shown = path.display_bytes();
         tracing::warn!(path = %String::from_utf8_lossy(&shown), "{reason}");
         let mut value = Vec::new();
-        encode_item(&SkippedItem { path: shown, reason }, &mut value);
+        encode_item(
+            &SkippedItem {
+                path: shown,
+                reason,
+            },
+            &mut value,
+        );
         self.skipped.push(path.key(), &value).map(drop)
     }
 

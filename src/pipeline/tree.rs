@@ -54,7 +54,12 @@ struct OpenDirectory {
 
 impl OpenDirectory {
     fn new(node: Node) -> Self {
-        Self { node, chunk: Vec::new(), content: ContentBuilder::default(), subtree: Subtree::default() }
+        Self {
+            node,
+            chunk: Vec::new(),
+            content: ContentBuilder::default(),
+            subtree: Subtree::default(),
+        }
     }
 
     fn add(&mut self, worker: &mut Worker, node: &Node) -> Result<()> {
@@ -67,7 +72,9 @@ impl OpenDirectory {
             self.subtree.bytes += node.size;
         }
         encode_item(node, &mut self.chunk);
-        if self.chunk.len() >= DIRECTORY_CHUNK_MAX || is_border(&worker.parts().split_key, &node.name) {
+        if self.chunk.len() >= DIRECTORY_CHUNK_MAX
+            || is_border(&worker.parts().split_key, &node.name)
+        {
             self.end_chunk(worker)?;
         }
         Ok(())
@@ -92,14 +99,19 @@ impl OpenDirectory {
 
 fn is_border(key: &[u8; 32], name: &[u8]) -> bool {
     let hash = blake3::keyed_hash(key, name);
-    let first = hash.as_bytes().first_chunk::<8>().expect("a hash has 32 bytes");
+    let first = hash
+        .as_bytes()
+        .first_chunk::<8>()
+        .expect("a hash has 32 bytes");
     u64::from_le_bytes(*first) < BORDER
 }
 
 impl TreeBuilder {
     /// A builder that holds about `budget` bytes of nodes in memory and spills the rest to `scratch`.
     pub fn new(budget: usize, scratch: &Path) -> Self {
-        Self { nodes: Sorter::new(budget, scratch) }
+        Self {
+            nodes: Sorter::new(budget, scratch),
+        }
     }
 
     /// Adds a node; the last one for a path counts.
@@ -142,28 +154,56 @@ impl TreeBuilder {
         while stack.len() > 1 {
             close_top(&mut stack, worker)?;
         }
-        let root = stack.pop().expect("the root is closed last").close(worker)?;
-        Ok(BuiltTree { root: root.content, subtree: root.subtree.unwrap_or_default() })
+        let root = stack
+            .pop()
+            .expect("the root is closed last")
+            .close(worker)?;
+        Ok(BuiltTree {
+            root: root.content,
+            subtree: root.subtree.unwrap_or_default(),
+        })
     }
 }
 
 fn is_within(key: &[u8], prefix: &[u8]) -> bool {
-    prefix.is_empty() || key == prefix || (key.starts_with(prefix) && key.get(prefix.len()) == Some(&0))
+    prefix.is_empty()
+        || key == prefix
+        || (key.starts_with(prefix) && key.get(prefix.len()) == Some(&0))
 }
 
 fn close_top(stack: &mut Vec<OpenDirectory>, worker: &mut Worker) -> Result<()> {
-    let node = stack.pop().expect("only called above the root").close(worker)?;
-    stack.last_mut().expect("the root stays open").add(worker, &node)
+    let node = stack
+        .pop()
+        .expect("only called above the root")
+        .close(worker)?;
+    stack
+        .last_mut()
+        .expect("the root stays open")
+        .add(worker, &node)
 }
 
-fn place(stack: &mut Vec<OpenDirectory>, worker: &mut Worker, key: &[u8], node: Node) -> Result<()> {
+fn place(
+    stack: &mut Vec<OpenDirectory>,
+    worker: &mut Worker,
+    key: &[u8],
+    node: Node,
+) -> Result<()> {
     let names: Vec<&[u8]> = key.split(|b| *b == 0).collect();
-    let Some((name, parents)) = names.split_last() else { return Ok(()) };
+    let Some((name, parents)) = names.split_last() else {
+        return Ok(());
+    };
     if names.iter().any(|name| !is_valid_name(name)) || node.name != *name {
         let path = String::from_utf8_lossy(key).replace('\0', "/");
-        return Err(Error::Message(format!("{path} can't be a path in a snapshot; this is a bug in holdfast")));
+        return Err(Error::Message(format!(
+            "{path} can't be a path in a snapshot; this is a bug in holdfast"
+        )));
     }
-    let common = stack.iter().skip(1).zip(parents).take_while(|(open, name)| open.node.name == **name).count();
+    let common = stack
+        .iter()
+        .skip(1)
+        .zip(parents)
+        .take_while(|(open, name)| open.node.name == **name)
+        .count();
     while stack.len() > common + 1 {
         close_top(stack, worker)?;
     }
@@ -174,7 +214,10 @@ fn place(stack: &mut Vec<OpenDirectory>, worker: &mut Worker, key: &[u8], node: 
         stack.push(OpenDirectory::new(node));
         Ok(())
     } else {
-        stack.last_mut().expect("the root stays open").add(worker, &node)
+        stack
+            .last_mut()
+            .expect("the root stays open")
+            .add(worker, &node)
     }
 }
 
@@ -187,12 +230,18 @@ mod tests {
     use crate::format::node::{NodeKind, decode_items, decode_nodes};
 
     fn path(text: &str) -> TreePath {
-        text.split('/').fold(TreePath::root(), |path, name| path.join(name.as_bytes()))
+        text.split('/')
+            .fold(TreePath::root(), |path, name| path.join(name.as_bytes()))
     }
 
     fn node(text: &str, kind: NodeKind) -> Node {
         let name = text.rsplit('/').next().unwrap().as_bytes().to_vec();
-        Node { name, kind, size: 3, ..Node::default() }
+        Node {
+            name,
+            kind,
+            size: 3,
+            ..Node::default()
+        }
     }
 
     fn list(store: &MemoryStore, content: &Content, prefix: &str, out: &mut Vec<String>) {
@@ -201,7 +250,15 @@ mod tests {
             if content.depth > 0 {
                 let mut refs = Vec::new();
                 decode_items(&bytes, |r| refs.push(r)).unwrap();
-                list(store, &Content { depth: content.depth - 1, refs }, prefix, out);
+                list(
+                    store,
+                    &Content {
+                        depth: content.depth - 1,
+                        refs,
+                    },
+                    prefix,
+                    out,
+                );
                 continue;
             }
             for node in decode_nodes(&bytes).unwrap() {
@@ -232,19 +289,32 @@ mod tests {
 
     #[test]
     fn order_and_spilling_do_not_matter() {
-        let mut files: Vec<String> = (0..3000).map(|i| format!("shares/s{}/d{}/f{i}", i % 3, i % 7)).collect();
+        let mut files: Vec<String> = (0..3000)
+            .map(|i| format!("shares/s{}/d{}/f{i}", i % 3, i % 7))
+            .collect();
         files.extend(["a".into(), "a!".into(), "shares/s1!".into(), "b/c".into()]);
         let add = |builder: &TreeBuilder, files: &[String]| {
             for file in files {
-                builder.add(&path(file), &node(file, NodeKind::File)).unwrap();
+                builder
+                    .add(&path(file), &node(file, NodeKind::File))
+                    .unwrap();
             }
-            builder.add(&path("shares/s1"), &node("shares/s1", NodeKind::Directory)).unwrap();
+            builder
+                .add(&path("shares/s1"), &node("shares/s1", NodeKind::Directory))
+                .unwrap();
         };
         let (first, store) = build(1 << 26, |b| add(b, &files));
         files.reverse();
         let (second, _) = build(1 << 12, |b| add(b, &files));
         assert_eq!(first, second);
-        assert_eq!(first.subtree, Subtree { files: 3004, directories: 3 + 21 + 2, bytes: 3004 * 3 });
+        assert_eq!(
+            first.subtree,
+            Subtree {
+                files: 3004,
+                directories: 3 + 21 + 2,
+                bytes: 3004 * 3
+            }
+        );
         let names = names(&first, &store);
         assert_eq!(names.len(), 3004 + 26);
         let mut sorted = names.clone();
@@ -257,11 +327,16 @@ mod tests {
     fn discarded_paths_vanish() {
         let (tree, store) = build(1 << 20, |b| {
             for file in ["db/a/1", "db/a/2", "db/ab", "db"] {
-                let kind = if file == "db" { NodeKind::Directory } else { NodeKind::File };
+                let kind = if file == "db" {
+                    NodeKind::Directory
+                } else {
+                    NodeKind::File
+                };
                 b.add(&path(file), &node(file, kind)).unwrap();
             }
             b.discard(&path("db/a")).unwrap();
-            b.add(&path("db/a/2"), &node("db/a/2", NodeKind::File)).unwrap();
+            b.add(&path("db/a/2"), &node("db/a/2", NodeKind::File))
+                .unwrap();
             b.add(&path("x"), &node("x", NodeKind::File)).unwrap();
             b.discard(&path("x")).unwrap();
         });

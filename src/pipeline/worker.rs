@@ -77,9 +77,16 @@ pub struct Worker {
 impl Worker {
     /// A worker.
     pub fn new(parts: WorkerParts) -> Result<Self> {
-        let codec = FrameCodec::new(parts.level).map_err(|e| Error::Message(format!("cannot compress: {e}")))?;
+        let codec = FrameCodec::new(parts.level)
+            .map_err(|e| Error::Message(format!("cannot compress: {e}")))?;
         let frames = std::array::from_fn(|_| FrameBuilder::new(parts.frame_bytes));
-        Ok(Self { window: vec![0; WINDOW_BYTES], parts, codec, frames, body: Vec::new() })
+        Ok(Self {
+            window: vec![0; WINDOW_BYTES],
+            parts,
+            codec,
+            frames,
+            body: Vec::new(),
+        })
     }
 
     /// What it was made of.
@@ -115,7 +122,9 @@ impl Worker {
 
     fn close_frame(&mut self, class: Class) -> Result<()> {
         let builder = &mut self.frames[usize::from(class.number())];
-        let Some(mut frame) = builder.take() else { return Ok(()) };
+        let Some(mut frame) = builder.take() else {
+            return Ok(());
+        };
         let encoding = self
             .codec
             .compress(&frame.bytes, &mut self.body)
@@ -150,16 +159,34 @@ pub(crate) mod testing {
 
     impl ChunkStore for MemoryStore {
         fn claim(&self, id: &ChunkId) -> Claim {
-            if self.claimed.lock().unwrap().insert(*id) { Claim::New } else { Claim::Known }
+            if self.claimed.lock().unwrap().insert(*id) {
+                Claim::New
+            } else {
+                Claim::Known
+            }
         }
 
         fn add_frame(&self, frame: NewFrame<'_>) -> Result<()> {
             let mut plain = Vec::new();
-            FrameCodec::new(1).unwrap().decompress(frame.encoding, frame.body, frame.raw_len as usize, &mut plain).unwrap();
+            FrameCodec::new(1)
+                .unwrap()
+                .decompress(
+                    frame.encoding,
+                    frame.body,
+                    frame.raw_len as usize,
+                    &mut plain,
+                )
+                .unwrap();
             let mut at = 0;
             for chunk in &frame.chunks {
                 let end = at + chunk.len as usize;
-                assert!(self.chunks.lock().unwrap().insert(chunk.id, plain[at..end].to_vec()).is_none());
+                assert!(
+                    self.chunks
+                        .lock()
+                        .unwrap()
+                        .insert(chunk.id, plain[at..end].to_vec())
+                        .is_none()
+                );
                 at = end;
             }
             self.frames.lock().unwrap().push((frame.class, plain.len()));
@@ -175,7 +202,11 @@ pub(crate) mod testing {
             &mut crate::crypto::random::SeededRandom::new(1),
         );
         let chunker = |avg, domain| {
-            Chunker::new(&ChunkerKey::derive(&[7; 32], domain), ChunkerParams::for_average(avg).unwrap()).unwrap()
+            Chunker::new(
+                &ChunkerKey::derive(&[7; 32], domain),
+                ChunkerParams::for_average(avg).unwrap(),
+            )
+            .unwrap()
         };
         WorkerParts {
             store,
@@ -213,7 +244,9 @@ mod tests {
         let store = Arc::new(MemoryStore::default());
         let mut worker = Worker::new(parts(store.clone())).unwrap();
         for i in 0..1000u32 {
-            worker.put_chunk(Class::Small, &i.to_le_bytes().repeat(100)).unwrap();
+            worker
+                .put_chunk(Class::Small, &i.to_le_bytes().repeat(100))
+                .unwrap();
         }
         worker.flush().unwrap();
         assert_eq!(store.chunks.lock().unwrap().len(), 1000);

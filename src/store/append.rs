@@ -127,7 +127,11 @@ impl State {
     }
 
     /// Forgetting live snapshots.
-    pub fn validate_forget(&self, records: Vec<ObjectHash>, named: &dyn Named) -> Result<Validated, Violation> {
+    pub fn validate_forget(
+        &self,
+        records: Vec<ObjectHash>,
+        named: &dyn Named,
+    ) -> Result<Validated, Violation> {
         self.validate(Action::Forget { records }, named)
     }
 
@@ -153,13 +157,23 @@ impl State {
 
     /// The writer's test W(n).
     pub fn validate_snapshot(&self, candidate: &Candidate<'_>) -> Result<Validated, Lost> {
-        let lost = self.lost(candidate.session, Some(candidate.record), candidate.runs, candidate.reused, candidate.parents);
+        let lost = self.lost(
+            candidate.session,
+            Some(candidate.record),
+            candidate.runs,
+            candidate.reused,
+            candidate.parents,
+        );
         if !lost.is_nothing() {
             return Err(lost);
         }
         let runs = candidate.runs.names().collect();
         let (record, session) = (candidate.record.name(), candidate.session);
-        Ok(self.validated(Action::Snapshot { record, runs, session }))
+        Ok(self.validated(Action::Snapshot {
+            record,
+            runs,
+            session,
+        }))
     }
 
     /// What of all this is lost at n; also for a writer that follows the log while its sources are open, before there is a record.
@@ -174,7 +188,11 @@ impl State {
         debug_assert!(session <= self.seq(), "a session is an entry of the log");
         let mut lost = Lost::default();
         for (run, packs) in runs.iter() {
-            let condemned: Vec<_> = packs.iter().filter(|pack| self.is_unusable_pack(pack)).copied().collect();
+            let condemned: Vec<_> = packs
+                .iter()
+                .filter(|pack| self.is_unusable_pack(pack))
+                .copied()
+                .collect();
             if self.is_condemned(ObjectKind::Index, run) || !condemned.is_empty() {
                 lost.runs.push(*run);
             }
@@ -182,10 +200,19 @@ impl State {
         }
         lost.packs.sort_unstable();
         lost.packs.dedup();
-        lost.reused = reused.iter().filter(|pack| self.is_unusable_pack(pack)).copied().collect();
+        lost.reused = reused
+            .iter()
+            .filter(|pack| self.is_unusable_pack(pack))
+            .copied()
+            .collect();
         lost.reused.sort_unstable();
-        lost.parents = parents.iter().filter(|parent| !self.is_root(parent)).copied().collect();
-        let condemned = |record: &RecordDurable| self.is_condemned(ObjectKind::Snapshot, &record.name());
+        lost.parents = parents
+            .iter()
+            .filter(|parent| !self.is_root(parent))
+            .copied()
+            .collect();
+        let condemned =
+            |record: &RecordDurable| self.is_condemned(ObjectKind::Snapshot, &record.name());
         lost.record = record.is_some_and(condemned);
         lost
     }
@@ -196,7 +223,12 @@ impl State {
     }
 
     fn validated(&self, action: Action) -> Validated {
-        Validated { after: self.seq(), previous: self.hash(), checkpoint: self.checkpoint(), action }
+        Validated {
+            after: self.seq(),
+            previous: self.hash(),
+            checkpoint: self.checkpoint(),
+            action,
+        }
     }
 }
 
@@ -217,7 +249,9 @@ impl Repository {
                 return Ok(Outcome::Appended(appended));
             }
         }
-        Err(StoreError::Refused(format!("others appended to the log {RACES_MAX} times in a row, each time faster")))
+        Err(StoreError::Refused(format!(
+            "others appended to the log {RACES_MAX} times in a row, each time faster"
+        )))
     }
 
     /// Appends what `test` allows, or fails with what it says.
@@ -231,7 +265,9 @@ impl Repository {
         };
         match self.append(&mut decide)? {
             Outcome::Appended(appended) => Ok(appended),
-            Outcome::GaveUp(violation) => Err(StoreError::Refused(format!("not possible: {violation}"))),
+            Outcome::GaveUp(violation) => {
+                Err(StoreError::Refused(format!("not possible: {violation}")))
+            }
         }
     }
 
@@ -255,7 +291,11 @@ impl Repository {
     }
 
     /// Creates the entry after `state`; `None` if somebody else has.
-    fn create_next(&self, state: Arc<State>, validated: Validated) -> Result<Option<Appended>, StoreError> {
+    fn create_next(
+        &self,
+        state: Arc<State>,
+        validated: Validated,
+    ) -> Result<Option<Appended>, StoreError> {
         assert_eq!(
             (validated.after, validated.previous),
             (state.seq(), state.hash()),
@@ -272,20 +312,26 @@ impl Repository {
             written_by: self.written_by.clone(),
         };
         let plaintext = minicbor::to_vec(&entry).expect("a vector takes all that is written");
-        let sealed = self.with_random(|random| self.keyring.seal_object(SealedKind::Log, 0, &plaintext, random));
+        let sealed = self.with_random(|random| {
+            self.keyring
+                .seal_object(SealedKind::Log, 0, &plaintext, random)
+        });
         let name = ObjectName::log(seq);
         let bytes = sealed.map_err(|error| seal_error(&name, error))?;
 
         // An entry that the fold refuses would stop everybody for ever, so it is folded in before it exists.
         let mut next = State::clone(&state);
-        next.fold(&entry, ObjectHash::of(&bytes), self).map_err(would_break)?;
+        next.fold(&entry, ObjectHash::of(&bytes), self)
+            .map_err(would_break)?;
 
         // Own objects are durable already: their types say so. Entry n may be somebody else's.
         self.backend.sync_names(&[ObjectKind::Log])?;
         if !self.create_entry(seq, &bytes)? {
             return Ok(None);
         }
-        self.backend.sync_names(&[ObjectKind::Log]).map_err(|source| StoreError::Unclear { seq, source })?;
+        self.backend
+            .sync_names(&[ObjectKind::Log])
+            .map_err(|source| StoreError::Unclear { seq, source })?;
         let state = Arc::new(next);
         self.keep_state(&state);
         self.remember(&state);
@@ -297,11 +343,15 @@ impl Repository {
         let name = ObjectName::log(seq);
         let mut attempt = 0;
         loop {
-            let Err(error) = self.backend.put_new(&name, bytes) else { return Ok(true) };
+            let Err(error) = self.backend.put_new(&name, bytes) else {
+                return Ok(true);
+            };
             match self.read_back(&name)? {
                 Some(stored) => return Ok(stored == bytes),
                 None if !is_unclear(&error) => return Err(error.into()),
-                None if attempt == TRIES_MAX => return Err(StoreError::Unclear { seq, source: error }),
+                None if attempt == TRIES_MAX => {
+                    return Err(StoreError::Unclear { seq, source: error });
+                }
                 None => {}
             }
             attempt += 1;
@@ -330,7 +380,9 @@ impl Repository {
 
 fn would_break(error: StoreError) -> StoreError {
     match error {
-        StoreError::BrokenLog(broken) => StoreError::Refused(format!("not possible: {}", broken.why)),
+        StoreError::BrokenLog(broken) => {
+            StoreError::Refused(format!("not possible: {}", broken.why))
+        }
         other => other,
     }
 }

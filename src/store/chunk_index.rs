@@ -39,15 +39,22 @@ pub struct ChunkIndex {
 }
 
 fn hash_of(id: &ChunkId) -> u64 {
-    let first = id.as_bytes().first_chunk::<8>().expect("an id has 32 bytes");
+    let first = id
+        .as_bytes()
+        .first_chunk::<8>()
+        .expect("an id has 32 bytes");
     u64::from_le_bytes(*first)
 }
 
 impl ChunkIndex {
     /// Builds the index from runs; `usable` says whether a pack may be relied on.
-    pub fn build(runs: impl IntoIterator<Item = IndexRun>, usable: impl Fn(&ObjectHash) -> bool) -> Self {
+    pub fn build(
+        runs: impl IntoIterator<Item = IndexRun>,
+        usable: impl Fn(&ObjectHash) -> bool,
+    ) -> Self {
         let mut index = Self::default();
-        let mut known: std::collections::HashMap<ObjectHash, u32> = std::collections::HashMap::new();
+        let mut known: std::collections::HashMap<ObjectHash, u32> =
+            std::collections::HashMap::new();
         for run in runs {
             index.add_run(run, &usable, &mut known);
         }
@@ -56,7 +63,9 @@ impl ChunkIndex {
         for position in 0..u32::try_from(count).expect("fewer than 2^32 chunks fit in memory") {
             let entries = &index.entries;
             let hash = |at: &u32| hash_of(&entries[*at as usize].id);
-            index.table.insert_unique(hash_of(&entries[position as usize].id), position, hash);
+            index
+                .table
+                .insert_unique(hash_of(&entries[position as usize].id), position, hash);
         }
         index.relied = (0..count.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
         index
@@ -82,7 +91,10 @@ impl ChunkIndex {
         self.entries.reserve(run.entries.len());
         for entry in run.entries {
             if let Some(Some(pack)) = places.get(entry.pack as usize) {
-                self.entries.push(IndexEntry { pack: *pack, ..entry });
+                self.entries.push(IndexEntry {
+                    pack: *pack,
+                    ..entry
+                });
             }
         }
     }
@@ -108,12 +120,19 @@ impl ChunkIndex {
     }
 
     fn position(&self, id: &ChunkId) -> Option<u32> {
-        self.table.find(hash_of(id), |at| self.entries[*at as usize].id == *id).copied()
+        self.table
+            .find(hash_of(id), |at| self.entries[*at as usize].id == *id)
+            .copied()
     }
 
     fn location(&self, position: u32) -> Location {
         let entry = &self.entries[position as usize];
-        Location { pack: entry.pack, frame: entry.frame, offset: entry.offset, len: entry.len }
+        Location {
+            pack: entry.pack,
+            frame: entry.frame,
+            offset: entry.offset,
+            len: entry.len,
+        }
     }
 
     /// A place of the chunk.
@@ -123,13 +142,18 @@ impl ChunkIndex {
 
     /// Every place of the chunk, for readers that found one damaged.
     pub fn find_all(&self, id: &ChunkId) -> Vec<Location> {
-        let same = self.table.iter_hash(hash_of(id)).filter(|at| self.entries[**at as usize].id == *id);
+        let same = self
+            .table
+            .iter_hash(hash_of(id))
+            .filter(|at| self.entries[**at as usize].id == *id);
         same.map(|at| self.location(*at)).collect()
     }
 
     /// Whether the chunk is there; if so, remembers that the caller relies on it.
     pub fn rely_on(&self, id: &ChunkId) -> bool {
-        let Some(position) = self.position(id) else { return false };
+        let Some(position) = self.position(id) else {
+            return false;
+        };
         self.relied[(position / 64) as usize].fetch_or(1 << (position % 64), Ordering::Relaxed);
         true
     }
@@ -146,7 +170,12 @@ impl ChunkIndex {
                 used[entry.pack as usize] = true;
             }
         }
-        self.packs.iter().zip(used).filter(|(_, used)| *used).map(|(pack, _)| pack.name).collect()
+        self.packs
+            .iter()
+            .zip(used)
+            .filter(|(_, used)| *used)
+            .map(|(pack, _)| pack.name)
+            .collect()
     }
 
     /// The chunks that were relied on in one pack.
@@ -154,7 +183,14 @@ impl ChunkIndex {
         let relied = self.entries.iter().enumerate().filter(|(position, entry)| {
             self.packs[entry.pack as usize].name == *pack && self.is_relied(*position)
         });
-        relied.map(|(position, entry)| (entry.id, self.location(u32::try_from(position).expect("checked when built")))).collect()
+        relied
+            .map(|(position, entry)| {
+                (
+                    entry.id,
+                    self.location(u32::try_from(position).expect("checked when built")),
+                )
+            })
+            .collect()
     }
 
     /// All entries with their packs, in no order.
@@ -168,17 +204,33 @@ mod tests {
     use super::*;
 
     fn run(pack: u8, ids: &[u8]) -> IndexRun {
-        let frames = vec![RunFrame { raw_len: 100, sealed_len: 50, ..RunFrame::default() }];
-        let entries = ids.iter().map(|id| IndexEntry { id: ChunkId([*id; 32]), pack: 0, frame: 0, offset: 0, len: 10 });
+        let frames = vec![RunFrame {
+            raw_len: 100,
+            sealed_len: 50,
+            ..RunFrame::default()
+        }];
+        let entries = ids.iter().map(|id| IndexEntry {
+            id: ChunkId([*id; 32]),
+            pack: 0,
+            frame: 0,
+            offset: 0,
+            len: 10,
+        });
         IndexRun {
-            packs: vec![RunPack { name: ObjectHash([pack; 32]), len: 1000, frames }],
+            packs: vec![RunPack {
+                name: ObjectHash([pack; 32]),
+                len: 1000,
+                frames,
+            }],
             entries: entries.collect(),
         }
     }
 
     #[test]
     fn unusable_packs_are_left_out() {
-        let index = ChunkIndex::build([run(1, &[1, 2]), run(2, &[2, 3]), run(2, &[3])], |name| name.0[0] != 1);
+        let index = ChunkIndex::build([run(1, &[1, 2]), run(2, &[2, 3]), run(2, &[3])], |name| {
+            name.0[0] != 1
+        });
         assert_eq!(index.len(), 2);
         assert!(index.find(&ChunkId([1; 32])).is_none());
         assert_eq!(index.find_all(&ChunkId([2; 32])).len(), 1);

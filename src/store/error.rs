@@ -28,7 +28,9 @@ pub enum StoreError {
         what: String,
     },
     /// A repository is there already.
-    #[error("{place} holds a repository or other files already; a new repository needs an empty place")]
+    #[error(
+        "{place} holds a repository or other files already; a new repository needs an empty place"
+    )]
     Occupied {
         /// Path or URL.
         place: String,
@@ -92,11 +94,22 @@ pub enum StoreError {
         /// What is lost.
         what: String,
     },
+    /// A chunk that a snapshot needs is in no pack that may be used.
+    #[error("chunk {chunk} is in no pack that the index names: the repository is damaged")]
+    Missing {
+        /// The chunk.
+        chunk: crate::format::id::ChunkId,
+    },
+    /// Another thread failed first and has told why; never shown.
+    #[error("stopped")]
+    Stopped,
     /// An action that the state of the repository does not allow.
     #[error("{0}")]
     Refused(String),
     /// The entry was sent, and the backend did not say whether it arrived.
-    #[error("it is not known whether log/{seq:016} was written; read the repository again before you rely on it")]
+    #[error(
+        "it is not known whether log/{seq:016} was written; read the repository again before you rely on it"
+    )]
     Unclear {
         /// Number of the entry.
         seq: u64,
@@ -121,7 +134,10 @@ pub enum StoreError {
 impl StoreError {
     /// Damage of one object.
     pub fn damaged(object: impl fmt::Display, what: impl fmt::Display) -> Self {
-        Self::Damaged { object: object.to_string(), what: what.to_string() }
+        Self::Damaged {
+            object: object.to_string(),
+            what: what.to_string(),
+        }
     }
 
     /// The exit code that a command ends with.
@@ -129,7 +145,10 @@ impl StoreError {
         match self {
             Self::NoRepository { .. } => 10,
             Self::WrongKey { .. } => 12,
-            Self::Damaged { .. } | Self::BrokenLog(_) | Self::LogGap { .. } => 4,
+            Self::Damaged { .. }
+            | Self::Missing { .. }
+            | Self::BrokenLog(_)
+            | Self::LogGap { .. } => 4,
             Self::Forgotten { .. } => 5,
             _ => 1,
         }
@@ -158,12 +177,45 @@ mod tests {
     #[test]
     fn kinds_have_their_exit_codes() {
         let check = |error: StoreError, code: u8| assert_eq!(error.exit_code(), code, "{error}");
-        check(StoreError::NoRepository { place: "/srv".into() }, 10);
-        check(StoreError::WrongKey { what: "1 key object".into() }, 12);
+        check(
+            StoreError::NoRepository {
+                place: "/srv".into(),
+            },
+            10,
+        );
+        check(
+            StoreError::WrongKey {
+                what: "1 key object".into(),
+            },
+            12,
+        );
         check(StoreError::damaged("format", "checksum"), 4);
-        check(StoreError::LogGap { missing: 3, later: 5 }, 4);
-        check(StoreError::Forgotten { record: Short(ObjectHash([1; 32])), entry: 9 }, 5);
-        check(StoreError::Rollback { what: "entry 9 is gone".into() }, 1);
-        check(StoreError::NotOurs { place: "/etc".into(), what: "files".into() }, 1);
+        check(
+            StoreError::LogGap {
+                missing: 3,
+                later: 5,
+            },
+            4,
+        );
+        check(
+            StoreError::Forgotten {
+                record: Short(ObjectHash([1; 32])),
+                entry: 9,
+            },
+            5,
+        );
+        check(
+            StoreError::Rollback {
+                what: "entry 9 is gone".into(),
+            },
+            1,
+        );
+        check(
+            StoreError::NotOurs {
+                place: "/etc".into(),
+                what: "files".into(),
+            },
+            1,
+        );
     }
 }

@@ -71,7 +71,10 @@ impl Repository {
         let opened = self.keyring.open_object(SealedKind::Log, &bytes);
         let (_, plaintext) = opened.map_err(|error| seal_error(&name, error))?;
         let entry = decode(name, &plaintext)?;
-        Ok(Some(StoredEntry { entry, hash: ObjectHash::of(&bytes) }))
+        Ok(Some(StoredEntry {
+            entry,
+            hash: ObjectHash::of(&bytes),
+        }))
     }
 
     /// Number of the last entry, by doubling and bisection from an entry that is known to exist (or 0). Never too large; an answer that
@@ -108,7 +111,11 @@ impl Repository {
         }
         let moved = now.seq() > seen.seq();
         tracing::debug!(%object, moved, "an object is absent");
-        Ok(if moved { Absent::Moved(now) } else { Absent::Damage })
+        Ok(if moved {
+            Absent::Moved(now)
+        } else {
+            Absent::Damage
+        })
     }
 
     fn fold_forward(&self, state: &mut Arc<State>) -> Result<(), StoreError> {
@@ -116,8 +123,13 @@ impl Repository {
         while let Some(stored) = self.read_entry(state.seq() + 1)? {
             let next = Arc::make_mut(state);
             next.fold(&stored.entry, stored.hash, self)?;
-            if let Some(position) = remembered.filter(|p| p.seq == next.seq() && p.hash != next.hash()) {
-                let what = format!("log entry {} is not the one that this host saw before", position.seq);
+            if let Some(position) =
+                remembered.filter(|p| p.seq == next.seq() && p.hash != next.hash())
+            {
+                let what = format!(
+                    "log entry {} is not the one that this host saw before",
+                    position.seq
+                );
                 return Err(StoreError::Rollback { what });
             }
         }
@@ -128,17 +140,23 @@ impl Repository {
     fn is_at_end(&self, state: &State) -> Result<bool, StoreError> {
         let next = state.seq() + 1;
         let mut later = None;
-        self.backend.list_log_after(state.seq(), &mut |info| later = later.max(info.name.seq()))?;
+        self.backend
+            .list_log_after(state.seq(), &mut |info| later = later.max(info.name.seq()))?;
         let Some(later) = later else { return Ok(true) };
         if self.backend.exists(&ObjectName::log(next))? {
             return Ok(false);
         }
-        Err(StoreError::LogGap { missing: next, later })
+        Err(StoreError::LogGap {
+            missing: next,
+            later,
+        })
     }
 
     /// Loads quarantines in force. One that is gone was lifted meanwhile (then the log goes on: false), or it is damage.
     fn has_quarantines(&self, state: &mut Arc<State>) -> Result<bool, StoreError> {
-        let Some(name) = state.missing_quarantine() else { return Ok(true) };
+        let Some(name) = state.missing_quarantine() else {
+            return Ok(true);
+        };
         if Arc::make_mut(state).load_quarantines(self)? {
             return Ok(true);
         }
@@ -146,7 +164,10 @@ impl Repository {
             return Ok(false);
         }
         let object = ObjectName::hashed(ObjectKind::Quarantine, name.0);
-        Err(StoreError::damaged(object, "it is gone, although a log entry names it"))
+        Err(StoreError::damaged(
+            object,
+            "it is gone, although a log entry names it",
+        ))
     }
 
     /// Keeps `state` if it is newer than what is known.
@@ -162,10 +183,14 @@ impl Repository {
     }
 
     fn check_remembered(&self, state: &State) -> Result<(), StoreError> {
-        match self.remembered_position().filter(|position| position.seq > state.seq()) {
+        match self
+            .remembered_position()
+            .filter(|position| position.seq > state.seq())
+        {
             Some(position) => {
                 let (end, seen) = (state.seq(), position.seq);
-                let what = format!("its log ends at entry {end}, and this host has seen entry {seen}");
+                let what =
+                    format!("its log ends at entry {end}, and this host has seen entry {seen}");
                 Err(StoreError::Rollback { what })
             }
             None => Ok(()),
@@ -174,9 +199,18 @@ impl Repository {
 
     /// Remembers the end of the log, once it is durable: an entry that a loss of power takes back must not look like a rollback.
     pub(super) fn remember(&self, state: &State) {
-        let Some(remembered) = &self.remembered else { return };
-        let position = Position { seq: state.seq(), hash: state.hash() };
-        if position.seq == 0 || self.remembered_position().is_some_and(|known| known.seq >= position.seq) {
+        let Some(remembered) = &self.remembered else {
+            return;
+        };
+        let position = Position {
+            seq: state.seq(),
+            hash: state.hash(),
+        };
+        if position.seq == 0
+            || self
+                .remembered_position()
+                .is_some_and(|known| known.seq >= position.seq)
+        {
             return;
         }
         if let Err(error) = self.backend.sync_names(&[ObjectKind::Log]) {

@@ -18,12 +18,16 @@
 //! Threads: a [`Repository`] is shared by any number of threads. Its locks are held for a look-up each, never while the backend works.
 
 pub mod append;
+pub mod chunk_index;
 pub mod error;
 pub mod log;
 pub mod open;
+pub mod packs;
+pub mod reader;
 pub mod remember;
 pub mod session;
 pub mod state;
+pub mod tree;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -69,7 +73,9 @@ impl Default for Ambient {
     fn default() -> Self {
         Self {
             now: || {
-                let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                let elapsed = SystemTime::now()
+                    .duration_since(UNIX_EPOCH)
+                    .unwrap_or_default();
                 i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX)
             },
             pause: std::thread::sleep,
@@ -82,7 +88,9 @@ impl Default for Ambient {
 
 impl fmt::Debug for Ambient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ambient").field("written_by", &self.written_by).finish_non_exhaustive()
+        f.debug_struct("Ambient")
+            .field("written_by", &self.written_by)
+            .finish_non_exhaustive()
     }
 }
 
@@ -158,8 +166,14 @@ impl Repository {
     }
 
     /// Seals `plaintext`, stores it under its hash, durably, and returns the hash.
-    pub fn put_object(&self, kind: SealedKind, session: u64, plaintext: &[u8]) -> Result<ObjectHash, StoreError> {
-        let sealed = self.with_random(|random| self.keyring.seal_object(kind, session, plaintext, random));
+    pub fn put_object(
+        &self,
+        kind: SealedKind,
+        session: u64,
+        plaintext: &[u8],
+    ) -> Result<ObjectHash, StoreError> {
+        let sealed =
+            self.with_random(|random| self.keyring.seal_object(kind, session, plaintext, random));
         let bytes = sealed.map_err(|error| seal_error(&kind, error))?;
         self.put_stored(kind, &bytes)
     }
@@ -177,7 +191,10 @@ impl Repository {
         let name = ObjectName::hashed(object_kind(kind), hash.0);
         let bytes = self.backend.get(&name, ByteRange::All)?;
         if ObjectHash::of(&bytes) != *hash {
-            return Err(StoreError::damaged(name, "its bytes do not have the hash that it is named by"));
+            return Err(StoreError::damaged(
+                name,
+                "its bytes do not have the hash that it is named by",
+            ));
         }
         let opened = self.keyring.open_object(kind, &bytes);
         Ok(opened.map_err(|error| seal_error(&name, error))?.1)
@@ -215,9 +232,9 @@ impl Named for Repository {
     fn gc_list(&self, name: &ObjectHash) -> Result<GcList, StoreError> {
         let path = ObjectName::hashed(ObjectKind::Gc, name.0);
         match self.load_object(SealedKind::Gc, name) {
-            Err(StoreError::Backend(error)) if error.kind == BackendErrorKind::NotFound => {
-                Err(StoreError::damaged(path, "it is gone, although a log entry names it"))
-            }
+            Err(StoreError::Backend(error)) if error.kind == BackendErrorKind::NotFound => Err(
+                StoreError::damaged(path, "it is gone, although a log entry names it"),
+            ),
             Err(error) => Err(error),
             Ok(plaintext) => decode(path, &plaintext),
         }
@@ -254,26 +271,34 @@ fn object_kind(kind: SealedKind) -> ObjectKind {
 
 fn seal_error(object: &dyn fmt::Display, error: SealError) -> StoreError {
     match error {
-        SealError::Header(HeaderError::Newer(_)) => {
-            StoreError::NewerFormat { object: object.to_string(), what: error.to_string() }
-        }
-        SealError::Missing(missing) => StoreError::MissingSecret { what: missing.action.to_owned() },
-        SealError::FrameTooLong | SealError::PublicKey => {
-            StoreError::Local { what: format!("cannot seal {object}"), source: Box::new(error) }
-        }
+        SealError::Header(HeaderError::Newer(_)) => StoreError::NewerFormat {
+            object: object.to_string(),
+            what: error.to_string(),
+        },
+        SealError::Missing(missing) => StoreError::MissingSecret {
+            what: missing.action.to_owned(),
+        },
+        SealError::FrameTooLong | SealError::PublicKey => StoreError::Local {
+            what: format!("cannot seal {object}"),
+            source: Box::new(error),
+        },
         _ => StoreError::damaged(object, error),
     }
 }
 
 /// Decodes CBOR that takes all of `plaintext`.
-fn decode<'b, T: minicbor::Decode<'b, ()>>(object: ObjectName, plaintext: &'b [u8]) -> Result<T, StoreError> {
+fn decode<'b, T: minicbor::Decode<'b, ()>>(
+    object: ObjectName,
+    plaintext: &'b [u8],
+) -> Result<T, StoreError> {
     let mut decoder = minicbor::Decoder::new(plaintext);
     match decoder.decode() {
         Ok(value) if decoder.position() == plaintext.len() => Ok(value),
         Ok(_) => Err(StoreError::damaged(object, "bytes follow its end")),
-        Err(error) if error.is_unknown_variant() => {
-            Err(StoreError::NewerFormat { object: object.to_string(), what: error.to_string() })
-        }
+        Err(error) if error.is_unknown_variant() => Err(StoreError::NewerFormat {
+            object: object.to_string(),
+            what: error.to_string(),
+        }),
         Err(error) => Err(StoreError::damaged(object, error)),
     }
 }
@@ -287,7 +312,9 @@ fn put_durably(
 ) -> Result<(), StoreError> {
     let mut attempt = 0;
     loop {
-        let Err(error) = backend.put_new(name, bytes) else { return Ok(()) };
+        let Err(error) = backend.put_new(name, bytes) else {
+            return Ok(());
+        };
         match backend.get(name, ByteRange::All) {
             Ok(stored) if stored == bytes => return Ok(backend.sync_names(&[name.kind()])?),
             Ok(_) => return Err(error.into()),
@@ -301,7 +328,10 @@ fn put_durably(
 
 /// True if the call may have been done, or may succeed when it is made again.
 fn is_unclear(error: &BackendError) -> bool {
-    matches!(error.kind, BackendErrorKind::Transient | BackendErrorKind::AlreadyExists)
+    matches!(
+        error.kind,
+        BackendErrorKind::Transient | BackendErrorKind::AlreadyExists
+    )
 }
 
 fn pause_before(attempt: u32) -> Duration {

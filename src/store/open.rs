@@ -83,19 +83,33 @@ impl Repository {
         let format_hash = RepositoryFormat::hash_of(&format_bytes);
         let mut objects = Vec::new();
         for new in &options.keys {
-            let wrapped = options.keyring.wrap(new, &format_hash, &mut *ambient.random);
+            let wrapped = options
+                .keyring
+                .wrap(new, &format_hash, &mut *ambient.random);
             objects.push(wrapped.map_err(|error| StoreError::Refused(error.to_string()))?);
         }
-        let Some(first) = objects.first().map(|object| info(ObjectHash::of(&object.to_bytes()), object)) else {
+        let Some(first) = objects
+            .first()
+            .map(|object| info(ObjectHash::of(&object.to_bytes()), object))
+        else {
             return Err(StoreError::Refused("a repository needs a key".into()));
         };
-        let occupied = || StoreError::Occupied { place: place.to_owned() };
+        let occupied = || StoreError::Occupied {
+            place: place.to_owned(),
+        };
         backend.create_layout().map_err(|error| match error.kind {
             BackendErrorKind::AlreadyExists => occupied(),
             _ => error.into(),
         })?;
-        let put = |name: ObjectName, bytes: &[u8]| match put_durably(&*backend, &name, bytes, ambient.pause) {
-            Err(StoreError::Backend(error)) if error.kind == BackendErrorKind::AlreadyExists => Err(occupied()),
+        let put = |name: ObjectName, bytes: &[u8]| match put_durably(
+            &*backend,
+            &name,
+            bytes,
+            ambient.pause,
+        ) {
+            Err(StoreError::Backend(error)) if error.kind == BackendErrorKind::AlreadyExists => {
+                Err(occupied())
+            }
             other => other,
         };
         for object in &objects {
@@ -106,7 +120,13 @@ impl Repository {
         }
         put(ObjectName::format_copy(), &format_bytes)?;
         put(ObjectName::format(), &format_bytes)?;
-        Ok(Self::assemble(backend, options.keyring.clone(), options.format.clone(), first, ambient))
+        Ok(Self::assemble(
+            backend,
+            options.keyring.clone(),
+            options.format.clone(),
+            first,
+            ambient,
+        ))
     }
 
     /// Opens a repository. `unlock` is asked for what opens a key object, one after the other, until one opens.
@@ -200,7 +220,9 @@ fn read_format(
 ) -> Result<(RepositoryFormat, ObjectHash), StoreError> {
     let mut errors = Vec::new();
     for name in [ObjectName::format(), ObjectName::format_copy()] {
-        match read(backend, &name)?.map(|bytes| (RepositoryFormat::decode(&bytes), ObjectHash::of(&bytes))) {
+        match read(backend, &name)?
+            .map(|bytes| (RepositoryFormat::decode(&bytes), ObjectHash::of(&bytes)))
+        {
             Some((Ok(format), hash)) => {
                 warnings.extend(errors.into_iter().map(|error: Option<FramedError>| {
                     let what = error.map_or("it is gone".into(), |error| error.to_string());
@@ -216,24 +238,39 @@ fn read_format(
     for error in &errors {
         match error {
             FramedError::Newer { .. } => {
-                return Err(StoreError::NewerFormat { object: place.to_owned(), what: error.to_string() });
+                return Err(StoreError::NewerFormat {
+                    object: place.to_owned(),
+                    what: error.to_string(),
+                });
             }
-            FramedError::Damaged(_) => return Err(StoreError::damaged(ObjectName::format(), error)),
+            FramedError::Damaged(_) => {
+                return Err(StoreError::damaged(ObjectName::format(), error));
+            }
             FramedError::NotHoldfast => {}
         }
     }
     match errors.is_empty() {
         true => Err(without_format(backend, place)?),
-        false => Err(StoreError::NotOurs { place: place.to_owned(), what: "its file `format` is something else".into() }),
+        false => Err(StoreError::NotOurs {
+            place: place.to_owned(),
+            what: "its file `format` is something else".into(),
+        }),
     }
 }
 
 /// Says what a place without a `format` object is.
 fn without_format(backend: &dyn Backend, place: &str) -> Result<StoreError, StoreError> {
-    let nothing = StoreError::NoRepository { place: place.to_owned() };
+    let nothing = StoreError::NoRepository {
+        place: place.to_owned(),
+    };
     let mut entries = false;
     match backend.list(ObjectKind::Log, &mut |_| entries = true) {
-        Ok(_) if entries => return Ok(StoreError::damaged("format", "it is gone, and so is its copy")),
+        Ok(_) if entries => {
+            return Ok(StoreError::damaged(
+                "format",
+                "it is gone, and so is its copy",
+            ));
+        }
         Ok(_) => {}
         Err(error) if error.kind == BackendErrorKind::NotFound => return Ok(nothing),
         Err(error) => return Err(error.into()),
@@ -241,12 +278,18 @@ fn without_format(backend: &dyn Backend, place: &str) -> Result<StoreError, Stor
     let strays = backend.list(ObjectKind::Format, &mut |_| {})?;
     Ok(match strays.count {
         0 => nothing,
-        _ => StoreError::NotOurs { place: place.to_owned(), what: format!("it holds {}", strays.examples.join(", ")) },
+        _ => StoreError::NotOurs {
+            place: place.to_owned(),
+            what: format!("it holds {}", strays.examples.join(", ")),
+        },
     })
 }
 
 /// Reads every key object that is good, or whose copy is.
-fn list_keys(backend: &dyn Backend, warnings: &mut Vec<StoreError>) -> Result<Vec<StoredKey>, StoreError> {
+fn list_keys(
+    backend: &dyn Backend,
+    warnings: &mut Vec<StoreError>,
+) -> Result<Vec<StoredKey>, StoreError> {
     let mut hashes: BTreeMap<ObjectHash, ()> = BTreeMap::new();
     backend.list(ObjectKind::Key, &mut |info| {
         if let Some(hash) = info.name.hash() {
@@ -281,18 +324,29 @@ fn list_keys(backend: &dyn Backend, warnings: &mut Vec<StoreError>) -> Result<Ve
     Ok(keys)
 }
 
-fn read_key(backend: &dyn Backend, path: &ObjectName, name: &ObjectHash) -> Result<StoredKey, StoreError> {
+fn read_key(
+    backend: &dyn Backend,
+    path: &ObjectName,
+    name: &ObjectHash,
+) -> Result<StoredKey, StoreError> {
     let bytes = read(backend, path)?.ok_or_else(|| StoreError::damaged(path, "it is gone"))?;
     let object = KeyObject::decode(&bytes).map_err(|error| match error {
-        FramedError::Newer { .. } => {
-            StoreError::NewerFormat { object: path.to_string(), what: error.to_string() }
-        }
+        FramedError::Newer { .. } => StoreError::NewerFormat {
+            object: path.to_string(),
+            what: error.to_string(),
+        },
         _ => StoreError::damaged(path, error),
     })?;
     if ObjectHash::of(&bytes) != *name {
-        return Err(StoreError::damaged(path, "its bytes do not have the hash that it is named by"));
+        return Err(StoreError::damaged(
+            path,
+            "its bytes do not have the hash that it is named by",
+        ));
     }
-    Ok(StoredKey { info: info(*name, &object), object })
+    Ok(StoredKey {
+        info: info(*name, &object),
+        object,
+    })
 }
 
 enum Unopened {
@@ -335,7 +389,10 @@ fn unlock_any(
             }
             Err(error) => {
                 let what = "cannot open a key object".to_owned();
-                return Err(Unopened::NoneFits(StoreError::Local { what, source: Box::new(error) }));
+                return Err(Unopened::NoneFits(StoreError::Local {
+                    what,
+                    source: Box::new(error),
+                }));
             }
         }
     }

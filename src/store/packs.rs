@@ -22,12 +22,12 @@ use super::StoreError;
 use super::session::{PacksDurable, RunsDurable, Session};
 use crate::backend::{NewObject, ObjectKind, ObjectName};
 use crate::crypto::ObjectKey;
-use crate::crypto::random::Random;
 use crate::format::header::SealedKind;
 use crate::format::id::ObjectHash;
 use crate::format::index::{IndexEntry, IndexRun, RUN_ENTRIES_TARGET, RunFrame, RunPack};
 use crate::format::pack::{
-    Class, DIRECTORY_NUMBER, Encoding, FOOTER_NUMBER, FOOTER_SEALED_LEN, Footer, FrameChunk, FrameEntry, PackDirectory,
+    Class, DIRECTORY_NUMBER, Encoding, FOOTER_NUMBER, FOOTER_SEALED_LEN, Footer, FrameChunk,
+    FrameEntry, PackDirectory,
 };
 use crate::format::padme::padme;
 use crate::stats::Stats;
@@ -94,7 +94,9 @@ struct Closer {
 
 impl fmt::Debug for PackWriter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PackWriter").field("session", &self.shared.session.number()).finish_non_exhaustive()
+        f.debug_struct("PackWriter")
+            .field("session", &self.shared.session.number())
+            .finish_non_exhaustive()
     }
 }
 
@@ -118,7 +120,9 @@ fn to_u64(len: usize) -> u64 {
 }
 
 fn to_u32(value: u64) -> Result<u32> {
-    u32::try_from(value).map_err(|_e| StoreError::Refused("a pack grew past 4 GiB; this is a bug in holdfast".into()))
+    u32::try_from(value).map_err(|_e| {
+        StoreError::Refused("a pack grew past 4 GiB; this is a bug in holdfast".into())
+    })
 }
 
 impl PackWriter {
@@ -137,17 +141,35 @@ impl PackWriter {
             let shared = shared.clone();
             std::thread::spawn(move || shared.close_packs(&receiver))
         };
-        Self { shared, closer: Mutex::new(Some(Closer { sender, thread })) }
+        Self {
+            shared,
+            closer: Mutex::new(Some(Closer { sender, thread })),
+        }
     }
 
     /// Seals a frame into an open pack; `body` is used up.
     pub fn add(&self, frame: NewFrame<'_>) -> Result<()> {
         let shared = &*self.shared;
         shared.check()?;
-        let NewFrame { class, encoding, raw_len, chunks, body } = frame;
+        let NewFrame {
+            class,
+            encoding,
+            raw_len,
+            chunks,
+            body,
+        } = frame;
         let (pack, key, number) = shared.reserve(class, &chunks, to_u64(body.len()) + 16)?;
-        key.seal_in_place(u64::from(number), body).map_err(sealing)?;
-        let entry = FrameEntry { offset: 0, sealed_len: to_u32(to_u64(body.len()))?, raw_len, class, encoding, chunks, base: None };
+        key.seal_in_place(u64::from(number), body)
+            .map_err(sealing)?;
+        let entry = FrameEntry {
+            offset: 0,
+            sealed_len: to_u32(to_u64(body.len()))?,
+            raw_len,
+            class,
+            encoding,
+            chunks,
+            base: None,
+        };
         let closed = shared.append(&pack, number, entry, body)?;
         if let Some(pack) = closed {
             self.close(pack)?;
@@ -165,7 +187,9 @@ impl PackWriter {
                 self.close(pack)?;
             }
         }
-        let closer = lock(&self.closer).take().expect("a pack writer is finished once");
+        let closer = lock(&self.closer)
+            .take()
+            .expect("a pack writer is finished once");
         drop(closer.sender);
         let stored = closer.thread.join().map_err(|_panic| stopped())?;
         self.shared.check()?;
@@ -173,7 +197,9 @@ impl PackWriter {
     }
 
     fn close(&self, pack: OpenPack) -> Result<()> {
-        let sender = lock(&self.closer).as_ref().map(|closer| closer.sender.clone());
+        let sender = lock(&self.closer)
+            .as_ref()
+            .map(|closer| closer.sender.clone());
         let sent = sender.is_some_and(|sender| sender.send(pack).is_ok());
         if sent { Ok(()) } else { Err(stopped()) }
     }
@@ -200,7 +226,9 @@ impl Shared {
     ) -> Result<(Arc<Mutex<Option<OpenPack>>>, ObjectKey, u32)> {
         let slot = match class {
             Class::Tree => 2,
-            _ => chunks.first().map_or(0, |chunk| usize::from(chunk.id.as_bytes()[31] & 1)),
+            _ => chunks
+                .first()
+                .map_or(0, |chunk| usize::from(chunk.id.as_bytes()[31] & 1)),
         };
         let mut slot = lock(&self.slots[slot]);
         let pack = match &slot.pack {
@@ -229,8 +257,11 @@ impl Shared {
     fn begin(&self) -> Result<OpenPack> {
         let repository = self.session.repository();
         let mut object = repository.backend().begin(ObjectKind::Pack)?;
-        let header = repository
-            .with_random(|random| repository.keyring().new_object(SealedKind::Pack, self.session.number(), random));
+        let header = repository.with_random(|random| {
+            repository
+                .keyring()
+                .new_object(SealedKind::Pack, self.session.number(), random)
+        });
         let (header, key) = header.map_err(sealing)?;
         object.append(&header)?;
         let mut hasher = blake3::Hasher::new();
@@ -257,14 +288,20 @@ impl Shared {
         body: &[u8],
     ) -> Result<Option<OpenPack>> {
         let mut guard = lock(pack);
-        let Some(open) = guard.as_mut() else { return Err(stopped()) };
+        let Some(open) = guard.as_mut() else {
+            return Err(stopped());
+        };
         entry.offset = to_u32(open.len)?;
         open.object.append(body)?;
         open.hasher.update(body);
         open.len += to_u64(body.len());
         open.directory.frames[usize::try_from(number).expect("32 bits fit")] = entry;
         open.pending -= 1;
-        if open.full && open.pending == 0 { Ok(guard.take()) } else { Ok(None) }
+        if open.full && open.pending == 0 {
+            Ok(guard.take())
+        } else {
+            Ok(None)
+        }
     }
 
     fn close_packs(&self, receiver: &crossbeam_channel::Receiver<OpenPack>) -> StoredPacks {
@@ -286,35 +323,63 @@ impl Shared {
         stored
     }
 
-    fn close_pack(&self, mut pack: OpenPack, run: &mut RunBuilder, stored: &mut StoredPacks) -> Result<()> {
+    fn close_pack(
+        &self,
+        mut pack: OpenPack,
+        run: &mut RunBuilder,
+        stored: &mut StoredPacks,
+    ) -> Result<()> {
         let mut tail = pack.directory.encode();
-        pack.key.seal_in_place(DIRECTORY_NUMBER, &mut tail).map_err(sealing)?;
+        pack.key
+            .seal_in_place(DIRECTORY_NUMBER, &mut tail)
+            .map_err(sealing)?;
         let directory_len = to_u32(to_u64(tail.len()))?;
         let footer_len = to_u64(FOOTER_SEALED_LEN);
         let len = padme(pack.len + to_u64(tail.len()) + footer_len);
         let padding = len - pack.len - to_u64(tail.len()) - footer_len;
         let start = tail.len();
-        tail.resize(start + usize::try_from(to_u32(padding)?).expect("32 bits fit"), 0);
-        self.session.repository().with_random(|random| random.fill(&mut tail[start..]));
-        let frame_count = u32::try_from(pack.directory.frames.len()).expect("a pack has few frames");
-        let footer = Footer { directory_offset: pack.len, directory_len, frame_count };
+        tail.resize(
+            start + usize::try_from(to_u32(padding)?).expect("32 bits fit"),
+            0,
+        );
+        self.session
+            .repository()
+            .with_random(|random| random.fill(&mut tail[start..]));
+        let frame_count =
+            u32::try_from(pack.directory.frames.len()).expect("a pack has few frames");
+        let footer = Footer {
+            directory_offset: pack.len,
+            directory_len,
+            frame_count,
+        };
         let mut footer = footer.encode().to_vec();
-        pack.key.seal_in_place(FOOTER_NUMBER, &mut footer).map_err(sealing)?;
+        pack.key
+            .seal_in_place(FOOTER_NUMBER, &mut footer)
+            .map_err(sealing)?;
         tail.extend_from_slice(&footer);
         pack.object.append(&tail)?;
         pack.hasher.update(&tail);
         let name = ObjectHash(*pack.hasher.finalize().as_bytes());
-        pack.object.commit(&ObjectName::hashed(ObjectKind::Pack, name.0))?;
+        pack.object
+            .commit(&ObjectName::hashed(ObjectKind::Pack, name.0))?;
         self.stats.bytes_stored.add(len);
         tracing::debug!(pack = %name.short(), bytes = len, frames = pack.directory.frames.len(), "pack closed");
         stored.packs.extend(PacksDurable::new([name]));
         run.add(name, len, &pack.directory);
-        if run.run.entries.len() >= RUN_ENTRIES_TARGET { self.write_run(run, stored) } else { Ok(()) }
+        if run.run.entries.len() >= RUN_ENTRIES_TARGET {
+            self.write_run(run, stored)
+        } else {
+            Ok(())
+        }
     }
 
     fn write_run(&self, builder: &mut RunBuilder, stored: &mut StoredPacks) -> Result<()> {
-        let Some(run) = builder.take() else { return Ok(()) };
-        let runs = self.session.write_runs(&stored.packs, std::slice::from_ref(&run))?;
+        let Some(run) = builder.take() else {
+            return Ok(());
+        };
+        let runs = self
+            .session
+            .write_runs(&stored.packs, std::slice::from_ref(&run))?;
         // About what it is sealed: an id each and two or three bytes more.
         self.stats.bytes_stored.add(to_u64(run.entries.len()) * 38);
         stored.runs.extend(runs);
@@ -344,7 +409,13 @@ impl RunBuilder {
             });
             let mut offset = 0;
             for chunk in &entry.chunks {
-                self.run.entries.push(IndexEntry { id: chunk.id, pack, frame, offset, len: chunk.len });
+                self.run.entries.push(IndexEntry {
+                    id: chunk.id,
+                    pack,
+                    frame,
+                    offset,
+                    len: chunk.len,
+                });
                 offset += chunk.len;
             }
         }

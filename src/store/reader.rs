@@ -58,7 +58,9 @@ pub struct ChunkReader {
 
 impl std::fmt::Debug for ChunkReader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ChunkReader").field("snapshot", &self.snapshot).finish_non_exhaustive()
+        f.debug_struct("ChunkReader")
+            .field("snapshot", &self.snapshot)
+            .finish_non_exhaustive()
     }
 }
 
@@ -94,19 +96,27 @@ pub fn load_index(
 ) -> Result<ChunkIndex, StoreError> {
     use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
     let names: Vec<ObjectHash> = state.index().keys().copied().collect();
-    let loaded: Vec<Result<IndexRun, StoreError>> = names.par_iter().map(|name| repository.load_run(name)).collect();
+    let loaded: Vec<Result<IndexRun, StoreError>> = names
+        .par_iter()
+        .map(|name| repository.load_run(name))
+        .collect();
     let mut runs = Vec::with_capacity(loaded.len());
     for (name, run) in names.iter().zip(loaded) {
         match run {
             Ok(run) => runs.push(run),
             Err(StoreError::Backend(e)) if e.kind == BackendErrorKind::NotFound => {
-                damaged(StoreError::damaged(ObjectName::hashed(ObjectKind::Index, name.0), "it is gone, although the log names it"));
+                damaged(StoreError::damaged(
+                    ObjectName::hashed(ObjectKind::Index, name.0),
+                    "it is gone, although the log names it",
+                ));
             }
             Err(e) if e.is_damage() => damaged(e),
             Err(e) => return Err(e),
         }
     }
-    Ok(ChunkIndex::build(runs, |pack| !state.is_unusable_pack(pack)))
+    Ok(ChunkIndex::build(runs, |pack| {
+        !state.is_unusable_pack(pack)
+    }))
 }
 
 impl ChunkReader {
@@ -119,7 +129,9 @@ impl ChunkReader {
         make_decode: MakeDecode,
     ) -> Result<Self, StoreError> {
         let id_key = repository.keyring().chunk_id_key();
-        let id_key = id_key.map_err(|missing| StoreError::MissingSecret { what: missing.action.to_owned() })?;
+        let id_key = id_key.map_err(|missing| StoreError::MissingSecret {
+            what: missing.action.to_owned(),
+        })?;
         Ok(Self {
             repository,
             id_key,
@@ -134,7 +146,11 @@ impl ChunkReader {
 
     /// The index in use.
     pub fn index(&self) -> Arc<ChunkIndex> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).1.clone()
+        self.current
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .1
+            .clone()
     }
 
     /// The repository.
@@ -148,13 +164,20 @@ impl ChunkReader {
             return Ok(scratch);
         }
         let decode = (self.make_decode)().map_err(StoreError::Refused)?;
-        Ok(Scratch { sealed: Vec::new(), decode })
+        Ok(Scratch {
+            sealed: Vec::new(),
+            decode,
+        })
     }
 
     /// Reads one chunk.
     pub fn chunk(&self, chunk: &ChunkRef) -> Result<Bytes, StoreError> {
         loop {
-            let (state, index) = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
+            let (state, index) = self
+                .current
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone();
             let mut failure = None;
             for location in index.find_all(&chunk.id) {
                 match self.chunk_at(&index, &location, chunk) {
@@ -167,7 +190,12 @@ impl ChunkReader {
         }
     }
 
-    fn chunk_at(&self, index: &ChunkIndex, location: &Location, chunk: &ChunkRef) -> Result<Bytes, StoreError> {
+    fn chunk_at(
+        &self,
+        index: &ChunkIndex,
+        location: &Location,
+        chunk: &ChunkRef,
+    ) -> Result<Bytes, StoreError> {
         let pack = &index.packs()[location.pack as usize];
         let key = (pack.name, location.frame);
         let cached = lock(&self.cache).frames.get(&key).cloned();
@@ -191,23 +219,47 @@ impl ChunkReader {
     }
 
     /// Checks that `bytes` are the chunk.
-    pub fn check_chunk(&self, pack: &RunPack, chunk: &ChunkRef, bytes: &[u8]) -> Result<(), StoreError> {
+    pub fn check_chunk(
+        &self,
+        pack: &RunPack,
+        chunk: &ChunkRef,
+        bytes: &[u8],
+    ) -> Result<(), StoreError> {
         if bytes.len() != chunk.len as usize || self.id_key.id(bytes) != chunk.id {
             let object = ObjectName::hashed(ObjectKind::Pack, pack.name.0);
-            return Err(StoreError::damaged(object, format!("chunk {} is not what its id says", chunk.id)));
+            return Err(StoreError::damaged(
+                object,
+                format!("chunk {} is not what its id says", chunk.id),
+            ));
         }
         Ok(())
     }
 
     /// Reads, opens and decodes a frame. Its chunks still have to be checked.
-    pub fn read_frame(&self, pack: &RunPack, frame: u32, scratch: &mut Scratch, plain: &mut Vec<u8>) -> Result<(), StoreError> {
-        let place = pack.frames.get(frame as usize).ok_or_else(|| StoreError::damaged("index", "a frame number is out of range"))?;
+    pub fn read_frame(
+        &self,
+        pack: &RunPack,
+        frame: u32,
+        scratch: &mut Scratch,
+        plain: &mut Vec<u8>,
+    ) -> Result<(), StoreError> {
+        let place = pack
+            .frames
+            .get(frame as usize)
+            .ok_or_else(|| StoreError::damaged("index", "a frame number is out of range"))?;
         let name = ObjectName::hashed(ObjectKind::Pack, pack.name.0);
         let key = self.pack_key(&name, &pack.name)?;
         scratch.sealed.resize(place.sealed_len as usize, 0);
-        self.repository.backend().read_into(&name, u64::from(place.offset), &mut scratch.sealed).map_err(|e| short(&name, e))?;
-        let body = key.open_in_place(u64::from(frame), &mut scratch.sealed).map_err(|e| seal_error(&name, e))?;
-        let decoded = scratch.decode.decode(place.encoding, body, place.raw_len as usize, plain);
+        self.repository
+            .backend()
+            .read_into(&name, u64::from(place.offset), &mut scratch.sealed)
+            .map_err(|e| short(&name, e))?;
+        let body = key
+            .open_in_place(u64::from(frame), &mut scratch.sealed)
+            .map_err(|e| seal_error(&name, e))?;
+        let decoded = scratch
+            .decode
+            .decode(place.encoding, body, place.raw_len as usize, plain);
         decoded.map_err(|e| StoreError::damaged(name, format!("frame {frame}: {e}")))
     }
 
@@ -216,8 +268,15 @@ impl ChunkReader {
             return Ok(key.clone());
         }
         let len = u64::try_from(SealedKind::Pack.header_len()).expect("a header is short");
-        let header = self.repository.backend().get(name, ByteRange::Exact { offset: 0, len }).map_err(|e| short(name, e))?;
-        let opened = self.repository.keyring().open_header(SealedKind::Pack, &header);
+        let header = self
+            .repository
+            .backend()
+            .get(name, ByteRange::Exact { offset: 0, len })
+            .map_err(|e| short(name, e))?;
+        let opened = self
+            .repository
+            .keyring()
+            .open_header(SealedKind::Pack, &header);
         let (_, key) = opened.map_err(|e| seal_error(name, e))?;
         lock(&self.keys).insert(*hash, key.clone());
         Ok(key)
@@ -238,11 +297,16 @@ impl ChunkReader {
         if let Some(snapshot) = self.snapshot
             && let Some(entry) = now.forgotten_by(&snapshot)
         {
-            return Err(StoreError::Forgotten { record: Short(snapshot), entry });
+            return Err(StoreError::Forgotten {
+                record: Short(snapshot),
+                entry,
+            });
         }
         if now.seq() == state.seq() {
             return Err(match failure {
-                StoreError::Backend(e) => StoreError::damaged(e.subject_text(), "it is gone, although the log names it"),
+                StoreError::Backend(e) => {
+                    StoreError::damaged(&e.subject, "it is gone, although the log names it")
+                }
                 other => other,
             });
         }

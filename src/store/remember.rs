@@ -31,25 +31,34 @@ pub struct Remembered {
 impl Remembered {
     /// Keeps one file per repository in `folder`, which is created when it is needed.
     pub fn in_folder(folder: impl Into<PathBuf>) -> Self {
-        Self { folder: folder.into() }
+        Self {
+            folder: folder.into(),
+        }
     }
 
     /// What was remembered of this repository.
     pub fn position(&self, repository: RepositoryId) -> Option<Position> {
         let text = fs::read_to_string(self.file(repository)).ok()?;
         let (seq, hash) = text.strip_suffix('\n')?.split_once(' ')?;
-        Some(Position { seq: seq.parse().ok()?, hash: ObjectHash::from_hex(hash)? })
+        Some(Position {
+            seq: seq.parse().ok()?,
+            hash: ObjectHash::from_hex(hash)?,
+        })
     }
 
     /// Remembers `position` unless a later one is remembered already.
     pub fn remember(&self, repository: RepositoryId, position: Position) -> io::Result<()> {
-        if self.position(repository).is_some_and(|known| known.seq >= position.seq) {
+        if self
+            .position(repository)
+            .is_some_and(|known| known.seq >= position.seq)
+        {
             return Ok(());
         }
         fs::create_dir_all(&self.folder)?;
         let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
         writeln!(file, "{} {}", position.seq, position.hash)?;
-        file.persist(self.file(repository)).map_err(|error| error.error)?;
+        file.persist(self.file(repository))
+            .map_err(|error| error.error)?;
         Ok(())
     }
 
@@ -72,7 +81,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let remembered = Remembered::in_folder(folder.path().join("not/there/yet"));
         let id = RepositoryId([7; 16]);
-        let at = |seq: u64| Position { seq, hash: ObjectHash([u8::try_from(seq).unwrap(); 32]) };
+        let at = |seq: u64| Position {
+            seq,
+            hash: ObjectHash([u8::try_from(seq).unwrap(); 32]),
+        };
         assert_eq!(remembered.position(id), None);
         remembered.remember(id, at(5)).unwrap();
         remembered.remember(id, at(4)).unwrap();
@@ -87,7 +99,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let remembered = Remembered::in_folder(folder.path());
         let id = RepositoryId([7; 16]);
-        for text in ["", "\n", "5\n", "5 \n", "x y\n", "5 00\n", "18446744073709551616 00\n"] {
+        for text in [
+            "",
+            "\n",
+            "5\n",
+            "5 \n",
+            "x y\n",
+            "5 00\n",
+            "18446744073709551616 00\n",
+        ] {
             fs::write(remembered.file(id), text).unwrap();
             assert_eq!(remembered.position(id), None, "{text}");
         }

@@ -37,7 +37,9 @@ pub struct PacksDurable {
 impl PacksDurable {
     /// `names` are stored, durably and under these names.
     pub(super) fn new(names: impl IntoIterator<Item = ObjectHash>) -> Self {
-        Self { names: names.into_iter().collect() }
+        Self {
+            names: names.into_iter().collect(),
+        }
     }
 
     /// Takes those of `other` in.
@@ -155,7 +157,12 @@ impl Session {
     pub fn beat(&self) -> Result<(), StoreError> {
         let count = self.beats.fetch_add(1, Ordering::Relaxed);
         let name = ObjectName::heartbeat(self.number, count);
-        put_durably(&**self.repository.backend(), &name, &[], self.repository.pause)
+        put_durably(
+            &**self.repository.backend(),
+            &name,
+            &[],
+            self.repository.pause,
+        )
     }
 
     /// Stores index runs for packs of this run.
@@ -163,12 +170,23 @@ impl Session {
     /// # Panics
     ///
     /// If a run names a pack that is not in `packs`.
-    pub fn write_runs(&self, packs: &PacksDurable, runs: &[IndexRun]) -> Result<RunsDurable, StoreError> {
+    pub fn write_runs(
+        &self,
+        packs: &PacksDurable,
+        runs: &[IndexRun],
+    ) -> Result<RunsDurable, StoreError> {
         let mut durable = RunsDurable::default();
         for run in runs {
-            assert!(run.packs.iter().all(|pack| packs.contains(&pack.name)), "a run names durable packs only");
-            let name = self.repository.put_object(SealedKind::Index, self.number, &run.encode())?;
-            durable.runs.insert(name, self.repository.keep_run_packs(&name, run));
+            assert!(
+                run.packs.iter().all(|pack| packs.contains(&pack.name)),
+                "a run names durable packs only"
+            );
+            let name = self
+                .repository
+                .put_object(SealedKind::Index, self.number, &run.encode())?;
+            durable
+                .runs
+                .insert(name, self.repository.keep_run_packs(&name, run));
         }
         Ok(durable)
     }
@@ -178,21 +196,37 @@ impl Session {
     pub fn adopt_run(&self, name: &ObjectHash) -> Result<RunsDurable, StoreError> {
         let run = self.repository.load_run(name)?;
         for pack in &run.packs {
-            let length = self.repository.backend().len(&ObjectName::hashed(ObjectKind::Pack, pack.name.0))?;
+            let length = self
+                .repository
+                .backend()
+                .len(&ObjectName::hashed(ObjectKind::Pack, pack.name.0))?;
             if length != pack.len {
                 let object = ObjectName::hashed(ObjectKind::Pack, pack.name.0);
-                return Err(StoreError::damaged(object, format!("it has {length} bytes, its index run says {}", pack.len)));
+                return Err(StoreError::damaged(
+                    object,
+                    format!("it has {length} bytes, its index run says {}", pack.len),
+                ));
             }
         }
-        self.repository.backend().sync_names(&[ObjectKind::Pack, ObjectKind::Index])?;
+        self.repository
+            .backend()
+            .sync_names(&[ObjectKind::Pack, ObjectKind::Index])?;
         let packs = self.repository.keep_run_packs(name, &run);
-        Ok(RunsDurable { runs: BTreeMap::from([(*name, packs)]) })
+        Ok(RunsDurable {
+            runs: BTreeMap::from([(*name, packs)]),
+        })
     }
 
     /// Stores the record. `runs` are those that its entry will name: they come first.
-    pub fn write_record(&self, record: &Record, _runs: &RunsDurable) -> Result<RecordDurable, StoreError> {
+    pub fn write_record(
+        &self,
+        record: &Record,
+        _runs: &RunsDurable,
+    ) -> Result<RecordDurable, StoreError> {
         let plaintext = minicbor::to_vec(record).expect("a vector takes all that is written");
-        let name = self.repository.put_object(SealedKind::Snapshot, self.number, &plaintext)?;
+        let name = self
+            .repository
+            .put_object(SealedKind::Snapshot, self.number, &plaintext)?;
         Ok(RecordDurable { name })
     }
 
@@ -216,18 +250,30 @@ impl Session {
         reused: &HashSet<ObjectHash>,
         parents: &[ObjectHash],
     ) -> Result<Commit, StoreError> {
-        let candidate = Candidate { session: self.number, record, runs, reused, parents };
+        let candidate = Candidate {
+            session: self.number,
+            record,
+            runs,
+            reused,
+            parents,
+        };
         let mut decide = |state: &Arc<State>| {
             if let Some(done) = already_committed(state, &record.name())? {
                 return Ok(Decision::GiveUp(done));
             }
             Ok(match state.validate_snapshot(&candidate) {
                 Ok(validated) => Decision::Append(validated),
-                Err(lost) => Decision::GiveUp(Commit::Lost { lost, state: Arc::clone(state) }),
+                Err(lost) => Decision::GiveUp(Commit::Lost {
+                    lost,
+                    state: Arc::clone(state),
+                }),
             })
         };
         match self.repository.append(&mut decide)? {
-            Outcome::Appended(appended) => Ok(Commit::Done { seq: appended.seq, state: appended.state }),
+            Outcome::Appended(appended) => Ok(Commit::Done {
+                seq: appended.seq,
+                state: appended.state,
+            }),
             Outcome::GaveUp(commit) => Ok(commit),
         }
     }
@@ -239,10 +285,19 @@ impl Session {
 }
 
 /// What an earlier commit of this record, whose answer was lost, has come to.
-fn already_committed(state: &Arc<State>, record: &ObjectHash) -> Result<Option<Commit>, StoreError> {
+fn already_committed(
+    state: &Arc<State>,
+    record: &ObjectHash,
+) -> Result<Option<Commit>, StoreError> {
     if let Some(entry) = state.forgotten_by(record) {
-        return Err(StoreError::Forgotten { record: Short(*record), entry });
+        return Err(StoreError::Forgotten {
+            record: Short(*record),
+            entry,
+        });
     }
     let seq = state.live().get(record).copied();
-    Ok(seq.map(|seq| Commit::Done { seq, state: Arc::clone(state) }))
+    Ok(seq.map(|seq| Commit::Done {
+        seq,
+        state: Arc::clone(state),
+    }))
 }

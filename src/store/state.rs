@@ -176,13 +176,20 @@ impl State {
 
     /// Records whose chunks must stay: live ones, and those that were live when an open session began.
     pub fn roots(&self) -> BTreeSet<ObjectHash> {
-        let pinned = self.sessions.values().flat_map(|session| session.roots.keys());
+        let pinned = self
+            .sessions
+            .values()
+            .flat_map(|session| session.roots.keys());
         self.live.keys().chain(pinned).copied().collect()
     }
 
     /// True for what [`State::roots`] holds.
     pub fn is_root(&self, record: &ObjectHash) -> bool {
-        self.is_live(record) || self.sessions.values().any(|session| session.roots.contains_key(record))
+        self.is_live(record)
+            || self
+                .sessions
+                .values()
+                .any(|session| session.roots.contains_key(record))
     }
 
     /// The runs that are the index: run → the entry that added it.
@@ -218,7 +225,9 @@ impl State {
     /// The token that lets a backend delete `name`, if the log condemns it.
     pub fn condemned(&self, name: &ObjectName) -> Option<Condemned> {
         let ended = |session: u64| session <= self.seq && !self.is_open(session);
-        let heartbeat = name.session_and_count().is_some_and(|(session, _)| ended(session));
+        let heartbeat = name
+            .session_and_count()
+            .is_some_and(|(session, _)| ended(session));
         (heartbeat || self.condemned.contains_key(name)).then(|| Condemned::new(*name))
     }
 
@@ -240,22 +249,31 @@ impl State {
     /// True for a pack of which a quarantine in force names all or a frame.
     pub fn is_quarantined_pack(&self, pack: &ObjectHash) -> bool {
         self.quarantines.values().flatten().any(|quarantine| {
-            quarantine.packs.contains(pack) || quarantine.frames.iter().any(|(name, _)| name == pack)
+            quarantine.packs.contains(pack)
+                || quarantine.frames.iter().any(|(name, _)| name == pack)
         })
     }
 
     /// True if the log condemns this object.
     pub fn is_condemned(&self, kind: ObjectKind, hash: &ObjectHash) -> bool {
-        self.condemned.contains_key(&ObjectName::hashed(kind, hash.0))
+        self.condemned
+            .contains_key(&ObjectName::hashed(kind, hash.0))
     }
 
     /// Checks the packs that a loaded run of the index names: none was condemned before the run became part of the index.
     pub fn check_run(&self, run: &ObjectHash, packs: &[ObjectHash]) -> Result<(), BrokenEntry> {
-        let Some(&added) = self.index.get(run) else { return Ok(()) };
+        let Some(&added) = self.index.get(run) else {
+            return Ok(());
+        };
         for pack in packs {
-            let condemned = self.condemned.get(&ObjectName::hashed(ObjectKind::Pack, pack.0));
+            let condemned = self
+                .condemned
+                .get(&ObjectName::hashed(ObjectKind::Pack, pack.0));
             if condemned.is_some_and(|by| *by <= added) {
-                let why = Violation::RunNamesCondemned { run: *run, pack: *pack };
+                let why = Violation::RunNamesCondemned {
+                    run: *run,
+                    pack: *pack,
+                };
                 return Err(BrokenEntry { seq: added, why });
             }
         }
@@ -263,7 +281,12 @@ impl State {
     }
 
     /// Folds the next entry in; `stored_hash` is the hash of its stored bytes. After an error the state is as before.
-    pub fn fold(&mut self, entry: &LogEntry, stored_hash: ObjectHash, named: &dyn Named) -> Result<(), StoreError> {
+    pub fn fold(
+        &mut self,
+        entry: &LogEntry,
+        stored_hash: ObjectHash,
+        named: &dyn Named,
+    ) -> Result<(), StoreError> {
         let next = self.seq + 1;
         let broken = |why| StoreError::BrokenLog(BrokenEntry { seq: next, why });
         self.check_chain(entry).map_err(broken)?;
@@ -271,7 +294,8 @@ impl State {
             Action::Gc { list } => Some(named.gc_list(list)?),
             _ => None,
         };
-        self.check_action(&entry.action, list.as_ref(), named).map_err(broken)?;
+        self.check_action(&entry.action, list.as_ref(), named)
+            .map_err(broken)?;
         self.apply(next, &entry.action, list.unwrap_or_default());
         self.seq = next;
         self.hash = stored_hash;
@@ -292,7 +316,10 @@ impl State {
 
     /// The first quarantine in force whose content could not be loaded.
     pub fn missing_quarantine(&self) -> Option<ObjectHash> {
-        self.quarantines.iter().find(|(_, content)| content.is_none()).map(|(name, _)| *name)
+        self.quarantines
+            .iter()
+            .find(|(_, content)| content.is_none())
+            .map(|(name, _)| *name)
     }
 
     fn check_chain(&self, entry: &LogEntry) -> Result<(), Violation> {
@@ -319,17 +346,27 @@ impl State {
             Action::Session => Ok(()),
             Action::Expire { session } if self.is_open(*session) => Ok(()),
             Action::Expire { session } => Err(Violation::NotOpen(*session)),
-            Action::Snapshot { record, runs, session } => self.check_snapshot(record, runs, *session, named),
+            Action::Snapshot {
+                record,
+                runs,
+                session,
+            } => self.check_snapshot(record, runs, *session, named),
             Action::Forget { records } => self.check_forget(records),
             Action::Gc { list: name } => {
                 self.check_uncondemned(ObjectKind::Gc, name)?;
                 list.map_or(Ok(()), |list| self.check_gc(name, list, named))
             }
-            Action::Key { added, removed: _ } => {
-                added.iter().try_for_each(|key| self.check_uncondemned(ObjectKind::Key, key))
-            }
-            Action::Quarantine { object, lifted: false } => self.check_uncondemned(ObjectKind::Quarantine, object),
-            Action::Quarantine { object, lifted: true } => match self.quarantines.contains_key(object) {
+            Action::Key { added, removed: _ } => added
+                .iter()
+                .try_for_each(|key| self.check_uncondemned(ObjectKind::Key, key)),
+            Action::Quarantine {
+                object,
+                lifted: false,
+            } => self.check_uncondemned(ObjectKind::Quarantine, object),
+            Action::Quarantine {
+                object,
+                lifted: true,
+            } => match self.quarantines.contains_key(object) {
                 true => Ok(()),
                 false => Err(Violation::NotInForce(*object)),
             },
@@ -373,28 +410,51 @@ impl State {
         named: &dyn Named,
     ) -> Result<(), Violation> {
         let packs = named.run_packs(run).unwrap_or_default();
-        match packs.iter().find(|pack| self.is_condemned_pack(pack) || listed.contains(pack)) {
-            Some(pack) => Err(Violation::RunNamesCondemned { run: *run, pack: *pack }),
+        match packs
+            .iter()
+            .find(|pack| self.is_condemned_pack(pack) || listed.contains(pack))
+        {
+            Some(pack) => Err(Violation::RunNamesCondemned {
+                run: *run,
+                pack: *pack,
+            }),
             None => Ok(()),
         }
     }
 
     fn check_forget(&self, records: &[ObjectHash]) -> Result<(), Violation> {
         let mut seen = HashSet::new();
-        match records.iter().find(|record| !self.is_live(record) || !seen.insert(**record)) {
+        match records
+            .iter()
+            .find(|record| !self.is_live(record) || !seen.insert(**record))
+        {
             Some(record) => Err(Violation::NotLive(*record)),
             None => Ok(()),
         }
     }
 
-    fn check_gc(&self, name: &ObjectHash, list: &GcList, named: &dyn Named) -> Result<(), Violation> {
+    fn check_gc(
+        &self,
+        name: &ObjectHash,
+        list: &GcList,
+        named: &dyn Named,
+    ) -> Result<(), Violation> {
         if let Some(root) = list.records.iter().find(|record| self.is_root(record)) {
             return Err(Violation::CondemnsRoot(*root));
         }
-        if let Some(other) = list.lists.iter().find(|other| self.names_list(other) || *other == name) {
+        if let Some(other) = list
+            .lists
+            .iter()
+            .find(|other| self.names_list(other) || *other == name)
+        {
             return Err(Violation::CondemnsNamedList(*other));
         }
-        if let Some(other) = list.others.iter().filter_map(|text| ObjectName::parse(text)).find(|o| !self.may_condemn(o)) {
+        if let Some(other) = list
+            .others
+            .iter()
+            .filter_map(|text| ObjectName::parse(text))
+            .find(|o| !self.may_condemn(o))
+        {
             return Err(Violation::CondemnsInForce(other));
         }
         let listed_packs: HashSet<_> = list.packs.iter().copied().collect();
@@ -433,29 +493,46 @@ impl State {
             let packs = named.run_packs(run).unwrap_or_default();
             leaving.extend(packs.iter().copied().filter(|pack| !gone(pack)));
         }
-        let staying = self.index.keys().filter(|run| !listed_runs.contains(run)).chain(&list.added_runs);
+        let staying = self
+            .index
+            .keys()
+            .filter(|run| !listed_runs.contains(run))
+            .chain(&list.added_runs);
         for run in staying {
             if leaving.is_empty() {
                 break;
             }
             // A run that is not at hand may name any of them.
-            let Some(packs) = named.run_packs(run) else { return Ok(()) };
+            let Some(packs) = named.run_packs(run) else {
+                return Ok(());
+            };
             for pack in packs.iter() {
                 leaving.remove(pack);
             }
         }
-        leaving.first().map_or(Ok(()), |pack| Err(Violation::DropsPack(*pack)))
+        leaving
+            .first()
+            .map_or(Ok(()), |pack| Err(Violation::DropsPack(*pack)))
     }
 
     fn apply(&mut self, seq: u64, action: &Action, list: GcList) {
         match action {
             Action::Session => {
-                self.sessions.insert(seq, OpenSession { roots: Arc::clone(&self.live) });
+                self.sessions.insert(
+                    seq,
+                    OpenSession {
+                        roots: Arc::clone(&self.live),
+                    },
+                );
             }
             Action::Expire { session } => {
                 self.sessions.remove(session);
             }
-            Action::Snapshot { record, runs, session } => {
+            Action::Snapshot {
+                record,
+                runs,
+                session,
+            } => {
                 Arc::make_mut(&mut self.live).insert(*record, seq);
                 for run in runs {
                     self.index.entry(*run).or_insert(seq);
@@ -473,15 +550,25 @@ impl State {
                 self.apply_gc(seq, &list);
             }
             Action::Key { added, removed } => self.apply_keys(seq, added, removed),
-            Action::Quarantine { object, lifted: false } => {
+            Action::Quarantine {
+                object,
+                lifted: false,
+            } => {
                 self.quarantines.entry(*object).or_default();
             }
-            Action::Quarantine { object, lifted: true } => {
+            Action::Quarantine {
+                object,
+                lifted: true,
+            } => {
                 self.quarantines.remove(object);
                 self.condemn(seq, ObjectName::hashed(ObjectKind::Quarantine, object.0));
             }
             Action::Checkpoint { object } => {
-                if let Some(older) = self.checkpoint_object.replace(*object).filter(|older| older != object) {
+                if let Some(older) = self
+                    .checkpoint_object
+                    .replace(*object)
+                    .filter(|older| older != object)
+                {
                     self.condemn(seq, ObjectName::hashed(ObjectKind::Checkpoint, older.0));
                 }
                 self.checkpoint = seq;
@@ -501,7 +588,11 @@ impl State {
             }
         }
         // A name that this version can't read is of a kind that it never uses; whoever knows it may delete it.
-        for other in list.others.iter().filter_map(|text| ObjectName::parse(text)) {
+        for other in list
+            .others
+            .iter()
+            .filter_map(|text| ObjectName::parse(text))
+        {
             self.condemn(seq, other);
         }
         for run in &list.runs {
@@ -541,7 +632,10 @@ mod tests {
 
     impl Named for Objects {
         fn gc_list(&self, name: &ObjectHash) -> Result<GcList, StoreError> {
-            self.lists.get(name).cloned().ok_or_else(|| StoreError::damaged(name, "it is gone"))
+            self.lists
+                .get(name)
+                .cloned()
+                .ok_or_else(|| StoreError::damaged(name, "it is gone"))
         }
         fn quarantine(&self, name: &ObjectHash) -> Result<Option<Quarantine>, StoreError> {
             Ok(self.quarantines.get(name).cloned())
@@ -589,19 +683,38 @@ mod tests {
     }
 
     fn snapshot(record: u8, runs: &[u8], session: u64) -> Action {
-        Action::Snapshot { record: h(record), runs: runs.iter().map(|run| h(*run)).collect(), session }
+        Action::Snapshot {
+            record: h(record),
+            runs: runs.iter().map(|run| h(*run)).collect(),
+            session,
+        }
     }
 
     fn forget(records: &[u8]) -> Action {
-        Action::Forget { records: records.iter().map(|record| h(*record)).collect() }
+        Action::Forget {
+            records: records.iter().map(|record| h(*record)).collect(),
+        }
     }
 
     /// Folds `actions`, then expects `last` to be refused, and the state to be unchanged by it.
     fn check_refused(objects: &Objects, actions: Vec<Action>, last: Action, why: Violation) {
         let mut state = folded(objects, actions);
-        let before = (state.seq(), state.hash(), state.roots(), state.index().clone());
+        let before = (
+            state.seq(),
+            state.hash(),
+            state.roots(),
+            state.index().clone(),
+        );
         assert_eq!(try_fold(&mut state, objects, last), Err(why));
-        assert_eq!(before, (state.seq(), state.hash(), state.roots(), state.index().clone()));
+        assert_eq!(
+            before,
+            (
+                state.seq(),
+                state.hash(),
+                state.roots(),
+                state.index().clone()
+            )
+        );
     }
 
     #[test]
@@ -621,14 +734,23 @@ mod tests {
             runs: HashMap::from([(h(20), vec![h(30), h(31)]), (h(22), vec![h(31)])]),
             ..Objects::default()
         };
-        let mut state = folded(&objects, [Action::Session, snapshot(1, &[20], 1), Action::Session]);
-        assert_eq!((state.seq(), state.sessions().collect::<Vec<_>>()), (3, vec![3]));
+        let mut state = folded(
+            &objects,
+            [Action::Session, snapshot(1, &[20], 1), Action::Session],
+        );
+        assert_eq!(
+            (state.seq(), state.sessions().collect::<Vec<_>>()),
+            (3, vec![3])
+        );
         assert!(state.is_live(&h(1)) && state.index().contains_key(&h(20)));
 
         try_fold(&mut state, &objects, snapshot(2, &[21], 3)).unwrap();
         try_fold(&mut state, &objects, Action::Session).unwrap();
         try_fold(&mut state, &objects, forget(&[1])).unwrap();
-        assert!(!state.is_live(&h(1)) && state.is_root(&h(1)), "pinned by session 5");
+        assert!(
+            !state.is_live(&h(1)) && state.is_root(&h(1)),
+            "pinned by session 5"
+        );
         assert_eq!(state.roots(), BTreeSet::from([h(1), h(2)]));
         assert_eq!(state.forgotten_by(&h(1)), Some(6));
         try_fold(&mut state, &objects, Action::Expire { session: 5 }).unwrap();
@@ -636,15 +758,40 @@ mod tests {
 
         try_fold(&mut state, &objects, Action::Gc { list: h(90) }).unwrap();
         assert!(state.is_condemned_pack(&h(30)) && !state.is_condemned_pack(&h(31)));
-        assert!(state.is_condemned(ObjectKind::Index, &h(20)) && state.is_condemned(ObjectKind::Gc, &h(91)));
-        assert!(state.is_condemned(ObjectKind::Snapshot, &h(1)) && state.is_condemned(ObjectKind::Ledger, &h(70)));
-        assert_eq!(state.index().keys().copied().collect::<Vec<_>>(), vec![h(21), h(22)]);
+        assert!(
+            state.is_condemned(ObjectKind::Index, &h(20))
+                && state.is_condemned(ObjectKind::Gc, &h(91))
+        );
+        assert!(
+            state.is_condemned(ObjectKind::Snapshot, &h(1))
+                && state.is_condemned(ObjectKind::Ledger, &h(70))
+        );
+        assert_eq!(
+            state.index().keys().copied().collect::<Vec<_>>(),
+            vec![h(21), h(22)]
+        );
         assert!(state.names_list(&h(90)));
 
-        try_fold(&mut state, &objects, Action::Key { added: vec![h(50)], removed: vec![h(51)] }).unwrap();
+        try_fold(
+            &mut state,
+            &objects,
+            Action::Key {
+                added: vec![h(50)],
+                removed: vec![h(51)],
+            },
+        )
+        .unwrap();
         assert!(state.keys().contains(&h(50)));
         assert!(state.condemned(&ObjectName::key_copy(h(51).0)).is_some());
-        try_fold(&mut state, &objects, Action::Key { added: vec![], removed: vec![h(50)] }).unwrap();
+        try_fold(
+            &mut state,
+            &objects,
+            Action::Key {
+                added: vec![],
+                removed: vec![h(50)],
+            },
+        )
+        .unwrap();
         assert!(state.keys().is_empty());
 
         try_fold(&mut state, &objects, Action::Checkpoint { object: h(60) }).unwrap();
@@ -657,17 +804,46 @@ mod tests {
     #[test]
     fn the_chain_is_checked() {
         let objects = Objects::default();
-        let mut state = folded(&objects, [Action::Session, Action::Checkpoint { object: h(1) }]);
+        let mut state = folded(
+            &objects,
+            [Action::Session, Action::Checkpoint { object: h(1) }],
+        );
         let good = entry(&state, Action::Session);
         let check = |bad: LogEntry, why: Violation| {
             let error = state.clone().fold(&bad, h(0), &objects).unwrap_err();
-            let StoreError::BrokenLog(broken) = error else { panic!("{error}") };
+            let StoreError::BrokenLog(broken) = error else {
+                panic!("{error}")
+            };
             assert_eq!(broken, BrokenEntry { seq: 3, why });
         };
-        check(LogEntry { seq: 2, ..good.clone() }, Violation::Number(2));
-        check(LogEntry { seq: 4, ..good.clone() }, Violation::Number(4));
-        check(LogEntry { previous: h(9), ..good.clone() }, Violation::Chain);
-        check(LogEntry { checkpoint: 0, ..good.clone() }, Violation::Checkpoint(0));
+        check(
+            LogEntry {
+                seq: 2,
+                ..good.clone()
+            },
+            Violation::Number(2),
+        );
+        check(
+            LogEntry {
+                seq: 4,
+                ..good.clone()
+            },
+            Violation::Number(4),
+        );
+        check(
+            LogEntry {
+                previous: h(9),
+                ..good.clone()
+            },
+            Violation::Chain,
+        );
+        check(
+            LogEntry {
+                checkpoint: 0,
+                ..good.clone()
+            },
+            Violation::Checkpoint(0),
+        );
         state.fold(&good, h(5), &objects).unwrap();
         assert_eq!(state.hash(), h(5));
     }
@@ -676,11 +852,28 @@ mod tests {
     fn snapshots_are_checked() {
         let lists = HashMap::from([(
             h(90),
-            GcList { packs: vec![h(30)], runs: vec![h(20)], records: vec![h(5)], ..GcList::default() },
+            GcList {
+                packs: vec![h(30)],
+                runs: vec![h(20)],
+                records: vec![h(5)],
+                ..GcList::default()
+            },
         )]);
         let runs = HashMap::from([(h(21), vec![h(31), h(30)]), (h(22), vec![h(31)])]);
-        let objects = Objects { lists, runs, ..Objects::default() };
-        let before = || vec![Action::Session, snapshot(1, &[], 1), forget(&[1]), Action::Gc { list: h(90) }, Action::Session];
+        let objects = Objects {
+            lists,
+            runs,
+            ..Objects::default()
+        };
+        let before = || {
+            vec![
+                Action::Session,
+                snapshot(1, &[], 1),
+                forget(&[1]),
+                Action::Gc { list: h(90) },
+                Action::Session,
+            ]
+        };
         let check = |last, why| check_refused(&objects, before(), last, why);
         check(snapshot(1, &[], 5), Violation::RecordNamedBefore);
         check(snapshot(2, &[], 6), Violation::NoSession(6));
@@ -688,37 +881,75 @@ mod tests {
         let condemned = |kind, n| Violation::NamesCondemned(ObjectName::hashed(kind, h(n).0));
         check(snapshot(5, &[], 5), condemned(ObjectKind::Snapshot, 5));
         check(snapshot(2, &[22, 20], 5), condemned(ObjectKind::Index, 20));
-        check(snapshot(2, &[22, 21], 5), Violation::RunNamesCondemned { run: h(21), pack: h(30) });
+        check(
+            snapshot(2, &[22, 21], 5),
+            Violation::RunNamesCondemned {
+                run: h(21),
+                pack: h(30),
+            },
+        );
         let mut state = folded(&objects, before());
         try_fold(&mut state, &objects, snapshot(2, &[22], 5)).unwrap();
-        check_refused(&objects, vec![Action::Session, snapshot(1, &[], 1)], snapshot(1, &[], 1), Violation::RecordNamedBefore);
+        check_refused(
+            &objects,
+            vec![Action::Session, snapshot(1, &[], 1)],
+            snapshot(1, &[], 1),
+            Violation::RecordNamedBefore,
+        );
     }
 
     #[test]
     fn a_snapshot_of_an_expired_session_folds() {
-        let actions = [Action::Session, Action::Expire { session: 1 }, snapshot(1, &[2], 1)];
+        let actions = [
+            Action::Session,
+            Action::Expire { session: 1 },
+            snapshot(1, &[2], 1),
+        ];
         assert!(folded(&Objects::default(), actions).is_live(&h(1)));
     }
 
     #[test]
     fn a_run_is_checked_when_it_is_loaded() {
-        let condemn = |pack| GcList { packs: vec![pack], ..GcList::default() };
+        let condemn = |pack| GcList {
+            packs: vec![pack],
+            ..GcList::default()
+        };
         let objects = Objects {
             lists: HashMap::from([(h(90), condemn(h(30))), (h(91), condemn(h(31)))]),
             ..Objects::default()
         };
-        let actions = [Action::Session, Action::Gc { list: h(90) }, snapshot(1, &[20], 1), Action::Gc { list: h(91) }];
+        let actions = [
+            Action::Session,
+            Action::Gc { list: h(90) },
+            snapshot(1, &[20], 1),
+            Action::Gc { list: h(91) },
+        ];
         let state = folded(&objects, actions);
-        state.check_run(&h(20), &[h(31), h(32)]).expect("condemned later");
+        state
+            .check_run(&h(20), &[h(31), h(32)])
+            .expect("condemned later");
         state.check_run(&h(99), &[h(30)]).expect("not in the index");
-        let why = Violation::RunNamesCondemned { run: h(20), pack: h(30) };
-        assert_eq!(state.check_run(&h(20), &[h(31), h(30)]), Err(BrokenEntry { seq: 3, why }));
+        let why = Violation::RunNamesCondemned {
+            run: h(20),
+            pack: h(30),
+        };
+        assert_eq!(
+            state.check_run(&h(20), &[h(31), h(30)]),
+            Err(BrokenEntry { seq: 3, why })
+        );
     }
 
     #[test]
     fn forget_is_checked() {
         let before = || vec![Action::Session, snapshot(1, &[], 1)];
-        let check = |before, last, record| check_refused(&Objects::default(), before, last, Violation::NotLive(h(record)));
+        let check = |before, last, record| {
+            check_refused(
+                &Objects::default(),
+                before,
+                last,
+                Violation::NotLive(h(record)),
+            )
+        };
         check(before(), forget(&[2]), 2);
         check(before(), forget(&[1, 1]), 1);
         check([before(), vec![forget(&[1])]].concat(), forget(&[1]), 1);
@@ -728,7 +959,12 @@ mod tests {
     fn expire_is_checked() {
         let check = |before, session| {
             let last = Action::Expire { session };
-            check_refused(&Objects::default(), before, last, Violation::NotOpen(session));
+            check_refused(
+                &Objects::default(),
+                before,
+                last,
+                Violation::NotOpen(session),
+            );
         };
         check(vec![], 1);
         check(vec![Action::Session, snapshot(1, &[], 1)], 1);
@@ -741,10 +977,28 @@ mod tests {
         let checkpoint = ObjectName::hashed(ObjectKind::Checkpoint, h(60).0);
         let quarantine = ObjectName::hashed(ObjectKind::Quarantine, h(61).0);
         let check = |list: GcList, why: Violation| {
-            let lists = HashMap::from([(h(90), GcList { runs: vec![h(29)], ..GcList::default() }), (h(91), list)]);
-            let runs = [(20, vec![30, 31]), (21, vec![32]), (22, vec![31]), (23, vec![30])];
+            let lists = HashMap::from([
+                (
+                    h(90),
+                    GcList {
+                        runs: vec![h(29)],
+                        ..GcList::default()
+                    },
+                ),
+                (h(91), list),
+            ]);
+            let runs = [
+                (20, vec![30, 31]),
+                (21, vec![32]),
+                (22, vec![31]),
+                (23, vec![30]),
+            ];
             let runs = runs.map(|(run, packs)| (h(run), packs.into_iter().map(h).collect()));
-            let objects = Objects { lists, runs: HashMap::from(runs), ..Objects::default() };
+            let objects = Objects {
+                lists,
+                runs: HashMap::from(runs),
+                ..Objects::default()
+            };
             let before = vec![
                 Action::Session,
                 snapshot(1, &[20], 1),
@@ -753,90 +1007,277 @@ mod tests {
                 snapshot(2, &[21], 1),
                 Action::Gc { list: h(90) },
                 Action::Checkpoint { object: h(60) },
-                Action::Quarantine { object: h(61), lifted: false },
+                Action::Quarantine {
+                    object: h(61),
+                    lifted: false,
+                },
             ];
             check_refused(&objects, before, Action::Gc { list: h(91) }, why);
         };
         let list = GcList::default;
-        check(GcList { records: vec![h(2)], ..list() }, Violation::CondemnsRoot(h(2)));
-        check(GcList { records: vec![h(1)], ..list() }, Violation::CondemnsRoot(h(1)));
-        check(GcList { lists: vec![h(90)], ..list() }, Violation::CondemnsNamedList(h(90)));
-        check(GcList { lists: vec![h(91)], ..list() }, Violation::CondemnsNamedList(h(91)));
-        let adds = |added, runs| GcList { added_runs: vec![h(added)], runs, ..list() };
+        check(
+            GcList {
+                records: vec![h(2)],
+                ..list()
+            },
+            Violation::CondemnsRoot(h(2)),
+        );
+        check(
+            GcList {
+                records: vec![h(1)],
+                ..list()
+            },
+            Violation::CondemnsRoot(h(1)),
+        );
+        check(
+            GcList {
+                lists: vec![h(90)],
+                ..list()
+            },
+            Violation::CondemnsNamedList(h(90)),
+        );
+        check(
+            GcList {
+                lists: vec![h(91)],
+                ..list()
+            },
+            Violation::CondemnsNamedList(h(91)),
+        );
+        let adds = |added, runs| GcList {
+            added_runs: vec![h(added)],
+            runs,
+            ..list()
+        };
         check(adds(29, vec![]), Violation::AddsCondemnedRun(h(29)));
         check(adds(22, vec![h(22)]), Violation::AddsCondemnedRun(h(22)));
-        check(GcList { runs: vec![h(20)], ..list() }, Violation::DropsPack(h(30)));
-        check(GcList { packs: vec![h(30)], runs: vec![h(20)], ..list() }, Violation::DropsPack(h(31)));
-        check(GcList { packs: vec![h(30)], ..adds(23, vec![]) }, Violation::RunNamesCondemned { run: h(23), pack: h(30) });
-        for name in [checkpoint, quarantine, ObjectName::log(3), ObjectName::format(), ObjectName::key([1; 32])] {
-            check(GcList { others: vec![name.to_string()], ..list() }, Violation::CondemnsInForce(name));
+        check(
+            GcList {
+                runs: vec![h(20)],
+                ..list()
+            },
+            Violation::DropsPack(h(30)),
+        );
+        check(
+            GcList {
+                packs: vec![h(30)],
+                runs: vec![h(20)],
+                ..list()
+            },
+            Violation::DropsPack(h(31)),
+        );
+        check(
+            GcList {
+                packs: vec![h(30)],
+                ..adds(23, vec![])
+            },
+            Violation::RunNamesCondemned {
+                run: h(23),
+                pack: h(30),
+            },
+        );
+        for name in [
+            checkpoint,
+            quarantine,
+            ObjectName::log(3),
+            ObjectName::format(),
+            ObjectName::key([1; 32]),
+        ] {
+            check(
+                GcList {
+                    others: vec![name.to_string()],
+                    ..list()
+                },
+                Violation::CondemnsInForce(name),
+            );
         }
     }
 
     #[test]
     fn a_condemned_list_is_no_entry() {
-        let lists = HashMap::from([(h(90), GcList { lists: vec![h(91)], ..GcList::default() }), (h(91), GcList::default())]);
-        let objects = Objects { lists, ..Objects::default() };
+        let lists = HashMap::from([
+            (
+                h(90),
+                GcList {
+                    lists: vec![h(91)],
+                    ..GcList::default()
+                },
+            ),
+            (h(91), GcList::default()),
+        ]);
+        let objects = Objects {
+            lists,
+            ..Objects::default()
+        };
         let why = Violation::NamesCondemned(ObjectName::hashed(ObjectKind::Gc, h(91).0));
-        check_refused(&objects, vec![Action::Gc { list: h(90) }], Action::Gc { list: h(91) }, why);
+        check_refused(
+            &objects,
+            vec![Action::Gc { list: h(90) }],
+            Action::Gc { list: h(91) },
+            why,
+        );
     }
 
     #[test]
     fn a_merge_that_names_every_remaining_pack_folds() {
         let lists = HashMap::from([(
             h(90),
-            GcList { packs: vec![h(30)], runs: vec![h(20), h(21)], added_runs: vec![h(22)], ..GcList::default() },
+            GcList {
+                packs: vec![h(30)],
+                runs: vec![h(20), h(21)],
+                added_runs: vec![h(22)],
+                ..GcList::default()
+            },
         )]);
-        let runs = HashMap::from([(h(20), vec![h(30), h(31)]), (h(21), vec![h(32)]), (h(22), vec![h(31), h(32)])]);
-        let objects = Objects { lists, runs, ..Objects::default() };
-        let actions = [Action::Session, snapshot(1, &[20, 21], 1), Action::Gc { list: h(90) }];
+        let runs = HashMap::from([
+            (h(20), vec![h(30), h(31)]),
+            (h(21), vec![h(32)]),
+            (h(22), vec![h(31), h(32)]),
+        ]);
+        let objects = Objects {
+            lists,
+            runs,
+            ..Objects::default()
+        };
+        let actions = [
+            Action::Session,
+            snapshot(1, &[20, 21], 1),
+            Action::Gc { list: h(90) },
+        ];
         let state = folded(&objects, actions);
         assert_eq!(state.index().clone(), BTreeMap::from([(h(22), 3)]));
         // Who reads it later finds the old runs gone.
-        let later = Objects { runs: HashMap::new(), ..objects };
-        let actions = [Action::Session, snapshot(1, &[20, 21], 1), Action::Gc { list: h(90) }];
+        let later = Objects {
+            runs: HashMap::new(),
+            ..objects
+        };
+        let actions = [
+            Action::Session,
+            snapshot(1, &[20, 21], 1),
+            Action::Gc { list: h(90) },
+        ];
         assert_eq!(folded(&later, actions).index(), state.index());
     }
 
     #[test]
     fn quarantines_hold_until_they_are_lifted() {
-        let content = Quarantine { packs: vec![h(30)], frames: vec![(h(31), 7)], reason: String::new() };
-        let objects = Objects { quarantines: HashMap::from([(h(61), content)]), ..Objects::default() };
-        let mut state = folded(&objects, [Action::Quarantine { object: h(61), lifted: false }]);
+        let content = Quarantine {
+            packs: vec![h(30)],
+            frames: vec![(h(31), 7)],
+            reason: String::new(),
+        };
+        let objects = Objects {
+            quarantines: HashMap::from([(h(61), content)]),
+            ..Objects::default()
+        };
+        let mut state = folded(
+            &objects,
+            [Action::Quarantine {
+                object: h(61),
+                lifted: false,
+            }],
+        );
         assert_eq!(state.missing_quarantine(), Some(h(61)));
         assert!(state.load_quarantines(&objects).unwrap());
         for pack in [30, 31] {
             assert!(state.is_unusable_pack(&h(pack)) && !state.is_condemned_pack(&h(pack)));
         }
-        try_fold(&mut state, &objects, Action::Quarantine { object: h(61), lifted: true }).unwrap();
-        assert!(!state.is_unusable_pack(&h(30)) && state.is_condemned(ObjectKind::Quarantine, &h(61)));
-        let again = Action::Quarantine { object: h(61), lifted: true };
-        assert_eq!(try_fold(&mut state, &objects, again), Err(Violation::NotInForce(h(61))));
-        let again = Action::Quarantine { object: h(61), lifted: false };
-        assert!(matches!(try_fold(&mut state, &objects, again), Err(Violation::NamesCondemned(_))));
+        try_fold(
+            &mut state,
+            &objects,
+            Action::Quarantine {
+                object: h(61),
+                lifted: true,
+            },
+        )
+        .unwrap();
+        assert!(
+            !state.is_unusable_pack(&h(30)) && state.is_condemned(ObjectKind::Quarantine, &h(61))
+        );
+        let again = Action::Quarantine {
+            object: h(61),
+            lifted: true,
+        };
+        assert_eq!(
+            try_fold(&mut state, &objects, again),
+            Err(Violation::NotInForce(h(61)))
+        );
+        let again = Action::Quarantine {
+            object: h(61),
+            lifted: false,
+        };
+        assert!(matches!(
+            try_fold(&mut state, &objects, again),
+            Err(Violation::NamesCondemned(_))
+        ));
         // Who reads the log later needs the object no more, unless it is in force.
         let gone = Objects::default();
-        let mut state = folded(&gone, [Action::Quarantine { object: h(61), lifted: false }]);
+        let mut state = folded(
+            &gone,
+            [Action::Quarantine {
+                object: h(61),
+                lifted: false,
+            }],
+        );
         assert!(!state.load_quarantines(&gone).unwrap());
-        try_fold(&mut state, &gone, Action::Quarantine { object: h(61), lifted: true }).unwrap();
+        try_fold(
+            &mut state,
+            &gone,
+            Action::Quarantine {
+                object: h(61),
+                lifted: true,
+            },
+        )
+        .unwrap();
         assert!(state.load_quarantines(&gone).unwrap());
     }
 
     #[test]
     fn only_the_condemned_can_be_deleted() {
-        let lists = HashMap::from([(h(90), GcList { packs: vec![h(30)], ..GcList::default() })]);
-        let objects = Objects { lists, ..Objects::default() };
-        let state = folded(&objects, [Action::Session, Action::Session, Action::Gc { list: h(90) }, Action::Expire { session: 1 }]);
+        let lists = HashMap::from([(
+            h(90),
+            GcList {
+                packs: vec![h(30)],
+                ..GcList::default()
+            },
+        )]);
+        let objects = Objects {
+            lists,
+            ..Objects::default()
+        };
+        let state = folded(
+            &objects,
+            [
+                Action::Session,
+                Action::Session,
+                Action::Gc { list: h(90) },
+                Action::Expire { session: 1 },
+            ],
+        );
         let token = |name: ObjectName| state.condemned(&name).map(|token| *token.name());
         let pack = ObjectName::hashed(ObjectKind::Pack, h(30).0);
         assert_eq!(token(pack), Some(pack));
         assert_eq!(token(ObjectName::hashed(ObjectKind::Pack, h(31).0)), None);
         assert_eq!(token(ObjectName::hashed(ObjectKind::Index, h(30).0)), None);
-        assert!(token(ObjectName::heartbeat(1, 0)).is_some(), "its session ended");
-        assert!(token(ObjectName::heartbeat(3, 0)).is_some(), "no session has this number");
+        assert!(
+            token(ObjectName::heartbeat(1, 0)).is_some(),
+            "its session ended"
+        );
+        assert!(
+            token(ObjectName::heartbeat(3, 0)).is_some(),
+            "no session has this number"
+        );
         assert!(token(ObjectName::heartbeat(2, 0)).is_none(), "open");
-        assert!(token(ObjectName::heartbeat(5, 0)).is_none(), "not known yet");
-        assert_eq!(state.all_condemned().map(|token| *token.name()).collect::<Vec<_>>(), vec![pack]);
+        assert!(
+            token(ObjectName::heartbeat(5, 0)).is_none(),
+            "not known yet"
+        );
+        assert_eq!(
+            state
+                .all_condemned()
+                .map(|token| *token.name())
+                .collect::<Vec<_>>(),
+            vec![pack]
+        );
     }
 
     proptest::proptest! {

@@ -21,7 +21,11 @@ pub struct Chunks {
 impl Chunks {
     /// The chunks of `content`.
     pub fn new(reader: Arc<ChunkReader>, content: &Content) -> Self {
-        Self { reader, levels: vec![(content.depth, content.refs.clone().into_iter())], failed: false }
+        Self {
+            reader,
+            levels: vec![(content.depth, content.refs.clone().into_iter())],
+            failed: false,
+        }
     }
 
     fn step(&mut self) -> Result<Option<ChunkRef>, StoreError> {
@@ -74,21 +78,33 @@ impl Nodes {
     /// The nodes of the directory with this content.
     pub fn new(reader: Arc<ChunkReader>, directory: &Content) -> Self {
         let chunks = Chunks::new(reader.clone(), directory);
-        Self { reader, chunks, nodes: Vec::new().into_iter(), last: Vec::new(), failed: false }
+        Self {
+            reader,
+            chunks,
+            nodes: Vec::new().into_iter(),
+            last: Vec::new(),
+            failed: false,
+        }
     }
 
     fn step(&mut self) -> Result<Option<Node>, StoreError> {
         loop {
             if let Some(node) = self.nodes.next() {
                 if !self.last.is_empty() && self.last >= node.name {
-                    return Err(StoreError::damaged("tree", "the nodes of a directory are out of order"));
+                    return Err(StoreError::damaged(
+                        "tree",
+                        "the nodes of a directory are out of order",
+                    ));
                 }
                 self.last.clone_from(&node.name);
                 return Ok(Some(node));
             }
-            let Some(chunk) = self.chunks.next().transpose()? else { return Ok(None) };
+            let Some(chunk) = self.chunks.next().transpose()? else {
+                return Ok(None);
+            };
             let bytes = self.reader.chunk(&chunk)?;
-            let nodes = decode_nodes(&bytes).map_err(|e| StoreError::damaged(format!("tree chunk {}", chunk.id), e))?;
+            let nodes = decode_nodes(&bytes)
+                .map_err(|e| StoreError::damaged(format!("tree chunk {}", chunk.id), e))?;
             self.nodes = nodes.into_iter();
         }
     }
@@ -113,7 +129,10 @@ pub fn find<'p>(
     root: &Content,
     path: impl IntoIterator<Item = &'p [u8]>,
 ) -> Result<Option<Node>, StoreError> {
-    let mut found = Node { content: root.clone(), ..Node::virtual_directory(b"") };
+    let mut found = Node {
+        content: root.clone(),
+        ..Node::virtual_directory(b"")
+    };
     for name in path {
         if !found.is_directory() {
             return Ok(None);
@@ -133,12 +152,18 @@ pub fn find<'p>(
 }
 
 /// Reads a whole content of at most `limit` bytes.
-pub fn read_all(reader: &Arc<ChunkReader>, content: &Content, limit: usize) -> Result<Vec<u8>, StoreError> {
+pub fn read_all(
+    reader: &Arc<ChunkReader>,
+    content: &Content,
+    limit: usize,
+) -> Result<Vec<u8>, StoreError> {
     let mut out = Vec::new();
     for chunk in Chunks::new(reader.clone(), content) {
         let bytes = reader.chunk(&chunk?)?;
         if out.len() + bytes.len() > limit {
-            return Err(StoreError::Refused(format!("a content of more than {limit} bytes is not read at once")));
+            return Err(StoreError::Refused(format!(
+                "a content of more than {limit} bytes is not read at once"
+            )));
         }
         out.extend_from_slice(&bytes);
     }
