@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use crate::format::repository::ChunkerSettings;
+
 /// How many bytes before a position decide whether it is a candidate.
 pub const WINDOW_BYTES: usize = 32;
 
@@ -118,9 +120,43 @@ impl ChunkerParams {
     }
 }
 
+/// What a repository stores: sizes, and the number of the algorithm that gives the thresholds.
+impl TryFrom<&ChunkerSettings> for ChunkerParams {
+    type Error = ParamsError;
+
+    fn try_from(settings: &ChunkerSettings) -> Result<Self, ParamsError> {
+        if settings.algorithm != 1 {
+            return Err(ParamsError::Invalid(
+                "an algorithm that this version does not know",
+            ));
+        }
+        Self::for_sizes(
+            settings.bytes_min,
+            settings.bytes_average,
+            settings.bytes_max,
+        )
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stored_settings_give_the_same_parameters() {
+        let mut settings = ChunkerSettings::around(8 << 10);
+        assert_eq!(
+            ChunkerParams::try_from(&settings),
+            ChunkerParams::for_average(8 << 10)
+        );
+        settings.bytes_min = settings.bytes_average;
+        assert!(ChunkerParams::try_from(&settings).is_err());
+        settings = ChunkerSettings {
+            algorithm: 2,
+            ..ChunkerSettings::around(8 << 10)
+        };
+        assert!(ChunkerParams::try_from(&settings).is_err());
+    }
 
     #[test]
     fn every_average_gives_valid_parameters() {

@@ -4,7 +4,6 @@
 mod avx2;
 mod scalar;
 
-use std::hash::Hasher as _;
 use std::ops::Range;
 
 use siphasher::sip::SipHasher13;
@@ -126,9 +125,8 @@ impl WindowHash {
     /// Tells whether the position passes stage 2.
     #[inline]
     fn passes_stage2(&self, data: &[u8], position: usize, threshold: u64) -> bool {
-        let mut hasher = SipHasher13::new_with_keys(self.sip_key[0], self.sip_key[1]);
-        hasher.write(&data[position - WINDOW_BYTES..position]);
-        hasher.finish() < threshold
+        let hasher = SipHasher13::new_with_keys(self.sip_key[0], self.sip_key[1]);
+        hasher.hash(&data[position - WINDOW_BYTES..position]) < threshold
     }
 }
 
