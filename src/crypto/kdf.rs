@@ -37,10 +37,11 @@ pub(super) fn sub_key(context: &str, secret: &Secret32) -> Secret32 {
 
 /// A sub-key of any length.
 pub(super) fn sub_key_into(context: &str, secret: &Secret32, out: &mut [u8]) {
-    blake3::Hasher::new_derive_key(context)
-        .update(secret.expose())
-        .finalize_xof()
-        .fill(out);
+    let mut hasher = blake3::Hasher::new_derive_key(context);
+    let mut output = hasher.update(secret.expose()).finalize_xof();
+    output.fill(out);
+    output.zeroize();
+    hasher.zeroize();
 }
 
 /// The key of an object of the writer, from everything that its header says before the commitment.
@@ -119,6 +120,8 @@ fn committed(context: &str, parts: &[&[u8]]) -> Committed {
     let key = Secret32::filled(|out| output.fill(out));
     let mut commitment = [0; 32];
     output.fill(&mut commitment);
+    output.zeroize();
+    hasher.zeroize();
     Committed { key, commitment }
 }
 

@@ -452,9 +452,7 @@ mod tests {
 
     #[test]
     fn round_trips() {
-        let big: Vec<u8> = (0..3 * SEGMENT_LEN as u32 / 4)
-            .flat_map(u32::to_le_bytes)
-            .collect();
+        let big: Vec<u8> = (0u32..3 << 18).flat_map(u32::to_le_bytes).collect();
         let lengths = [
             0,
             1,
@@ -692,6 +690,19 @@ mod tests {
             let last = layout.range(layout.count() - 1).unwrap();
             assert_eq!(last.end, good);
             assert_eq!(layout.range(layout.count()), None);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_an_error(junk in proptest::collection::vec(proptest::num::u8::ANY, 0..400), kind in 0usize..9) {
+            let kind = SealedKind::ALL[kind];
+            let keyring = keyring(Suite::Aes256Gcm);
+            let mut bytes = sealed(&keyring, kind, b"");
+            assert!(keyring.open_object(kind, &junk).is_err());
+            bytes.truncate(kind.header_len());
+            bytes.extend_from_slice(&junk);
+            assert!(keyring.open_object(kind, &bytes).is_err());
         }
     }
 }

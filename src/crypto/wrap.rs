@@ -6,6 +6,7 @@
 //! 1. A wrong passphrase or key file is [`KeyError::WrongKey`] and nothing else; damage is found by the checksum before anything is tried
 //!    (`every_flip_is_damage_and_never_a_wrong_key`).
 //! 2. A wrap is bound to the `format` object and to all that the key object says about itself (`a_wrap_is_bound_to_the_format_object`).
+//! 3. Secrets in clear are taken only in a repository without encryption, and only by who asks for no secret (`planted_secrets_are_refused`).
 
 use std::fmt;
 
@@ -34,7 +35,7 @@ pub enum KeyError {
     #[error("wrong key")]
     WrongKey,
     /// This key object asks for another kind of credential.
-    #[error("the key needs a {0}")]
+    #[error("this key is of another kind: {0}")]
     OtherCredential(&'static str),
     /// The key object belongs to another repository.
     #[error("the key belongs to repository {0}")]
@@ -202,6 +203,12 @@ impl Keyring {
         if description.repository != format.id {
             return Err(KeyError::OtherRepository(description.repository));
         }
+        // Anybody could put secrets of his own in clear beside the keys; an encrypted repository must never write with them.
+        if description.kind == KeyKind::Plain && format.suite != Suite::None {
+            return Err(KeyError::Inconsistent(
+                "secrets in clear in an encrypted repository",
+            ));
+        }
         let associated = associated(format_hash, object.description_bytes());
         let mut wrapped = Zeroizing::new(object.wrapped().to_vec());
         let secrets = match wrapping_key(description, credential)? {
@@ -242,7 +249,7 @@ fn wrapping_key(
     credential: Credential<'_>,
 ) -> Result<Option<Committed>, KeyError> {
     match (&description.kind, credential) {
-        (KeyKind::Plain, _) => Ok(None),
+        (KeyKind::Plain, Credential::None) => Ok(None),
         (KeyKind::KeyFile | KeyKind::Recovery, Credential::Secret(secret)) => {
             Ok(Some(kdf::wrap_from_key_file(secret, &description.salt)))
         }
@@ -574,6 +581,29 @@ mod tests {
             .wrap(&new, &hash, &mut SeededRandom::new(3))
             .unwrap_err();
         assert_eq!(error, KeyError::Unsupported("recipient"));
+    }
+
+    /// A key object in clear can be forged by anybody who can write to the store.
+    #[test]
+    fn planted_secrets_are_refused() {
+        let (open, site) = (example(Suite::None), example(Suite::Aes256Gcm));
+        let planted = open
+            .keyring
+            .wrap(
+                &NewKey::plain("mine", 0),
+                &site.hash,
+                &mut SeededRandom::new(3),
+            )
+            .unwrap();
+        assert!(matches!(
+            site.unwrap(&planted, Credential::None),
+            Err(KeyError::Inconsistent(_))
+        ));
+        let plain = open.wrap(&NewKey::plain("open", 0));
+        let with_passphrase = open
+            .unwrap(&plain, Credential::Passphrase(b"typed in vain"))
+            .unwrap_err();
+        assert_eq!(with_passphrase, KeyError::OtherCredential("plain"));
     }
 
     #[test]

@@ -350,4 +350,23 @@ mod tests {
         assert_eq!(object.description(), &example(KeyKind::Plain));
         assert_eq!(object.description_bytes(), description);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn decoding_is_total(junk in proptest::collection::vec(proptest::num::u8::ANY, 0..300), cut in 0usize..400, byte: u8) {
+            let mut body = minicbor::to_vec(Body {
+                description: example(KeyKind::KeyFile).to_bytes(),
+                wrapped: vec![1; 64],
+            }).unwrap();
+            let position = cut % body.len();
+            body[position] = byte;
+            for body in [&junk[..], &body, &body[..position]] {
+                let bytes = framed::frame(KEY_MAGIC, KEY_VERSION, body).unwrap();
+                if let Ok(object) = KeyObject::decode(&bytes) {
+                    assert!(object.description().label.len() <= LABEL_LEN_MAX);
+                }
+            }
+            assert!(KeyObject::decode(&junk).is_err());
+        }
+    }
 }

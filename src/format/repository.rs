@@ -342,4 +342,20 @@ mod tests {
             );
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn decoding_is_total(junk in proptest::collection::vec(proptest::num::u8::ANY, 0..300), cut in 0usize..400, byte: u8) {
+            let mut body = minicbor::to_vec(example()).unwrap();
+            let position = cut % body.len();
+            body[position] = byte;
+            for body in [&junk[..], &body, &body[..position]] {
+                let bytes = framed::frame(FORMAT_MAGIC, REPOSITORY_VERSION, body).unwrap();
+                if let Ok(format) = RepositoryFormat::decode(&bytes) {
+                    assert!(format.is_acceptable());
+                }
+            }
+            assert!(RepositoryFormat::decode(&junk).is_err());
+        }
+    }
 }
