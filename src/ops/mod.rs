@@ -1,1 +1,3 @@
 //! One file for each command; orchestration only.
+
+pub mod snapshots;

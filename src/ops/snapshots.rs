@@ -1,0 +1,209 @@
+//! Which snapshots there are, and which one a person means.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::format::id::ObjectHash;
+use crate::format::node::{Content, Node};
+use crate::format::snapshot::Record;
+use crate::pipeline::frames::FrameCodec;
+use crate::store::reader::{ChunkReader, Decode, load_index};
+use crate::store::state::State;
+use crate::store::{Repository, StoreError, tree};
+
+/// A live snapshot.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Name of its record: its id.
+    pub id: ObjectHash,
+    /// Number of the log entry that committed it.
+    pub seq: u64,
+    /// The record.
+    pub record: Record,
+}
+
+/// The live snapshots in the order of their commits; records that can't be read are given to `damaged`.
+pub fn list(
+    repository: &Repository,
+    state: &State,
+    damaged: &mut dyn FnMut(StoreError),
+) -> Result<Vec<Snapshot>> {
+    let mut snapshots = Vec::with_capacity(state.live().len());
+    for (id, seq) in state.live() {
+        match repository.load_record(id) {
+            Ok(record) => snapshots.push(Snapshot {
+                id: *id,
+                seq: *seq,
+                record,
+            }),
+            Err(e) if e.is_damage() => damaged(e),
+            Err(StoreError::Backend(e)) if e.kind == crate::backend::BackendErrorKind::NotFound => {
+                damaged(StoreError::damaged(
+                    &e.subject,
+                    "it is gone, although the log names it",
+                ));
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+    snapshots.sort_by_key(|snapshot| snapshot.seq);
+    Ok(snapshots)
+}
+
+/// Finds what `spec` means: an id prefix of at least four digits, a name, `latest`, `latest~2`, or a date (the newest snapshot that began
+/// on or before that day, UTC).
+pub fn resolve(snapshots: &[Snapshot], spec: &str) -> Result<Snapshot> {
+    let none = || {
+        Error::Message(format!(
+            "there is no snapshot {spec:?}; `holdfast snapshots` lists them"
+        ))
+    };
+    if let Some(back) = spec.strip_prefix("latest") {
+        let back = match back.strip_prefix('~') {
+            Some(number) => number.parse::<usize>().map_err(|_e| none())?,
+            None if back.is_empty() => 0,
+            None => return Err(none()),
+        };
+        return snapshots.iter().rev().nth(back).cloned().ok_or_else(none);
+    }
+    if let Some(named) = snapshots
+        .iter()
+        .rev()
+        .find(|snapshot| snapshot.record.name.as_deref() == Some(spec))
+    {
+        return Ok(named.clone());
+    }
+    if spec.len() >= 4 && spec.len() <= 64 && spec.bytes().all(|b| b.is_ascii_hexdigit()) {
+        let spec = spec.to_ascii_lowercase();
+        let mut matching = snapshots
+            .iter()
+            .filter(|snapshot| snapshot.id.to_string().starts_with(&spec));
+        match (matching.next(), matching.next()) {
+            (Some(one), None) => return Ok(one.clone()),
+            (Some(_), Some(_)) => {
+                return Err(Error::Message(format!(
+                    "{spec:?} begins the ids of several snapshots"
+                )));
+            }
+            (None, _) => {}
+        }
+    }
+    if let Ok(day) = spec.parse::<jiff::civil::Date>() {
+        let end = day
+            .tomorrow()
+            .ok()
+            .and_then(|d| d.to_zoned(jiff::tz::TimeZone::UTC).ok());
+        let end = end.map_or(i64::MAX, |end| end.timestamp().as_second());
+        let on_or_before = snapshots
+            .iter()
+            .rev()
+            .find(|snapshot| snapshot.record.started.seconds < end);
+        return on_or_before.cloned().ok_or_else(none);
+    }
+    Err(none())
+}
+
+struct FrameDecoder(FrameCodec);
+
+impl Decode for FrameDecoder {
+    fn decode(
+        &mut self,
+        encoding: crate::format::pack::Encoding,
+        data: &[u8],
+        raw_len: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), String> {
+        self.0
+            .decompress(encoding, data, raw_len, out)
+            .map_err(|e| e.to_string())
+    }
+}
+
+/// Makes the decoder that [`ChunkReader`] needs.
+pub fn frame_decoder() -> Result<Box<dyn Decode>, String> {
+    let codec = FrameCodec::new(FrameCodec::LEVEL_DEFAULT).map_err(|e| e.to_string())?;
+    Ok(Box::new(FrameDecoder(codec)))
+}
+
+/// Loads the index of `state` and opens a reader; `snapshot` is what will be read, if it is one.
+///
+/// Damaged index runs are given to `damaged`; what only they name is missing then.
+pub fn open_reader(
+    repository: &Arc<Repository>,
+    state: &Arc<State>,
+    snapshot: Option<ObjectHash>,
+    damaged: &mut dyn FnMut(StoreError),
+) -> Result<Arc<ChunkReader>> {
+    let index = load_index(repository, state, damaged)?;
+    let reader = ChunkReader::new(
+        repository.clone(),
+        state.clone(),
+        Arc::new(index),
+        snapshot,
+        frame_decoder,
+    )?;
+    Ok(Arc::new(reader))
+}
+
+/// Splits `SNAP:PATH`; the path is empty for the root.
+pub fn split_spec(spec: &str) -> (&str, &str) {
+    spec.split_once(':').unwrap_or((spec, ""))
+}
+
+/// Finds the node at `path` (`/` between names) of a snapshot; the root for an empty path.
+pub fn node_at(reader: &Arc<ChunkReader>, root: &Content, path: &[u8]) -> Result<Node> {
+    let names = path.split(|b| *b == b'/').filter(|name| !name.is_empty());
+    let found = tree::find(reader, root, names)?;
+    found.ok_or_else(|| {
+        Error::Message(format!(
+            "{} is not in the snapshot",
+            String::from_utf8_lossy(path)
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::node::Timestamp;
+
+    fn snapshots() -> Vec<Snapshot> {
+        let days = [1_700_000_000, 1_700_086_400, 1_700_172_800];
+        let all = days.iter().enumerate().map(|(i, seconds)| Snapshot {
+            id: ObjectHash([0x11 * (i as u8 + 1); 32]),
+            seq: i as u64,
+            record: Record {
+                name: (i == 1).then(|| "before-upgrade".into()),
+                started: Timestamp {
+                    seconds: *seconds,
+                    nanos: 0,
+                },
+                ..Record::default()
+            },
+        });
+        all.collect()
+    }
+
+    #[test]
+    fn people_name_snapshots_in_many_ways() {
+        let all = snapshots();
+        let seq = |spec: &str| resolve(&all, spec).map(|snapshot| snapshot.seq).ok();
+        for (spec, expected) in [
+            ("latest", Some(2)),
+            ("latest~1", Some(1)),
+            ("latest~3", None),
+            ("latest~x", None),
+            ("before-upgrade", Some(1)),
+            ("1111", Some(0)),
+            ("11", None),
+            ("2023-11-15", Some(1)),
+            ("2023-11-14", Some(0)),
+            ("2023-11-13", None),
+            ("2030-01-01", Some(2)),
+            ("nothing", None),
+        ] {
+            assert_eq!(seq(spec), expected, "{spec}");
+        }
+        assert_eq!(split_spec("latest:shares/a:b"), ("latest", "shares/a:b"));
+    }
+}
