@@ -17,7 +17,7 @@ use std::path::{Component, Path, PathBuf};
 
 use globset::{GlobBuilder, GlobMatcher};
 
-use super::config::{ListSource, PathSetting};
+use super::config::{CertificatesSettings, FilesSettings, ListSource, PathSetting};
 use super::profiles;
 use super::reader::check_absolute;
 
@@ -128,6 +128,21 @@ pub fn entries_of(paths: &[PathSetting], site_file: &Path) -> Vec<ListEntry> {
         line: setting.line,
     };
     paths.iter().map(entry).collect()
+}
+
+/// Finds what a `[[files]]` section names: its lists first, then its own paths.
+pub fn expand_files(settings: &FilesSettings, site_file: &Path) -> Result<Expanded, ListError> {
+    let mut entries = Vec::new();
+    for source in &settings.lists {
+        entries.extend(read_list(source)?);
+    }
+    entries.extend(entries_of(&settings.paths, site_file));
+    Ok(expand(&entries))
+}
+
+/// Finds what a `[[certificates]]` section names.
+pub fn expand_certificates(settings: &CertificatesSettings, site_file: &Path) -> Expanded {
+    expand(&entries_of(&settings.paths, site_file))
 }
 
 /// Says why a pattern can't be used.
@@ -303,6 +318,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::site::config::Missing;
 
     fn sample() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
@@ -441,6 +457,42 @@ mod tests {
             ["x.list:1:1", "x.list:3:1", "x.list:4:1", "x.list:5:1"],
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_files_section_is_its_lists_and_its_paths() {
+        let dir = sample();
+        let root = dir.path();
+        let list = root.join("x.list");
+        fs::write(
+            &list,
+            format!("{}/etc/a.conf\n{}/none\n", root.display(), root.display()),
+        )
+        .unwrap();
+        let mut settings = FilesSettings {
+            name: "config".to_owned(),
+            lists: vec![ListSource::File(list.clone())],
+            paths: vec![PathSetting {
+                text: format!("{}/opt/*", root.display()),
+                line: 7,
+            }],
+            missing: Missing::Warn,
+        };
+        let expanded = expand_files(&settings, Path::new("site.toml")).unwrap();
+        assert_eq!(
+            expanded.paths,
+            [root.join("etc/a.conf"), root.join("opt/f")]
+        );
+        let unmatched: Vec<(&Path, usize)> = expanded
+            .unmatched
+            .iter()
+            .map(|e| (e.file.as_path(), e.line))
+            .collect();
+        assert_eq!(unmatched, [(list.as_path(), 2)]);
+        settings
+            .lists
+            .push(ListSource::File(root.join("none.list")));
+        assert!(expand_files(&settings, Path::new("site.toml")).is_err());
     }
 
     #[test]

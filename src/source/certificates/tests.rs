@@ -324,17 +324,25 @@ fn no_key_material_is_shown() {
 }
 
 #[test]
-fn facts_come_back_from_cbor() {
-    let mut facts = blank(Path::new("/x"), CertificateKind::Chain);
-    facts.path = b"/n\xff".to_vec();
-    facts.not_after = Some(-1);
-    facts.matches_key = Some(b"/k\xff".to_vec());
-    facts.note = Some("note".to_owned());
-    let plain = blank(Path::new("/x"), CertificateKind::Unknown);
-    for facts in [facts, plain] {
-        let bytes = minicbor::to_vec(&facts).unwrap();
-        assert_eq!(minicbor::decode::<CertificateFacts>(&bytes).unwrap(), facts);
-    }
+fn the_snapshot_record_has_all_of_it() {
+    let bench = Bench::new();
+    bench.self_signed("a", "ed25519");
+    let facts = bench.read(&["a.pem", "a_key.pem"], None);
+    let record = facts[0].clone().into_record("tls");
+    assert_eq!(
+        (record.component.as_str(), record.kind.as_str()),
+        ("tls", "certificate")
+    );
+    assert_eq!(
+        (Some(record.not_after), &record.sha256),
+        (facts[0].not_after, &facts[0].sha256)
+    );
+    assert_eq!(bench.name_of(&record.matches).as_deref(), Some("a_key.pem"));
+    let record = facts[1].clone().into_record("tls");
+    assert_eq!(
+        (record.kind.as_str(), record.note.as_str(), record.not_after),
+        ("private key", "Ed25519", 0)
+    );
 }
 
 #[test]

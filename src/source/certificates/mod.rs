@@ -19,13 +19,14 @@ use std::time::Duration;
 use aws_lc_rs::digest;
 use aws_lc_rs::rsa;
 use aws_lc_rs::signature::{self, EcdsaKeyPair, Ed25519KeyPair, KeyPair};
-use minicbor::{Decode, Encode};
 use p12_keystore::Pkcs12Archive;
 use serde::Serialize;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::pem::Pem;
 use x509_parser::prelude::FromDer;
 use zeroize::{Zeroize, Zeroizing};
+
+use crate::format::snapshot::CertificateFact;
 
 /// No certificate file is larger; what is larger is not read.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -37,69 +38,51 @@ const FILES_MAX: usize = 10_000;
 const DEPTH_MAX: usize = 32;
 
 /// What a record is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CertificateKind {
     /// The only certificate of a file.
-    #[n(0)]
     Certificate,
     /// A private key.
-    #[n(1)]
     PrivateKey,
     /// A certificate or key inside a PKCS #12 file, or such a file that could not be opened.
-    #[n(2)]
     Pfx,
     /// One of several certificates of a file.
-    #[n(3)]
     Chain,
     /// Something else.
-    #[n(4)]
     Unknown,
 }
 
 /// What was read from one certificate or key. A file gives one record for each that it holds.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CertificateFacts {
     /// The file; a path is bytes.
-    #[cbor(n(0), with = "minicbor::bytes")]
     #[serde(serialize_with = "lossy")]
     pub path: Vec<u8>,
     /// The place in the file, from 0: a chain has several.
-    #[n(1)]
     pub position: u32,
     /// What this is.
-    #[n(2)]
     pub kind: CertificateKind,
     /// The subject's distinguished name; empty for a key.
-    #[n(3)]
     pub subject: String,
     /// The issuer's distinguished name; empty for a key.
-    #[n(4)]
     pub issuer: String,
     /// The serial number in hexadecimal digits, without leading zero bytes.
-    #[n(5)]
     pub serial: String,
     /// SHA-1 of the certificate in hexadecimal digits: the thumbprint that Windows shows.
-    #[n(6)]
     pub sha1: String,
     /// SHA-256 of the certificate in hexadecimal digits.
-    #[n(7)]
     pub sha256: String,
     /// Valid from, in seconds since 1970.
-    #[n(8)]
     pub not_before: Option<i64>,
     /// Valid until, in seconds since 1970.
-    #[n(9)]
     pub not_after: Option<i64>,
     /// Whether it may sign certificates.
-    #[n(10)]
     pub is_ca: bool,
     /// For a certificate: the file with its private key; for a key: the file with its certificate.
-    #[cbor(n(11), with = "minicbor::bytes")]
     #[serde(serialize_with = "lossy_option")]
     pub matches_key: Option<Vec<u8>>,
     /// What could not be read and why, or what kind of key this is.
-    #[n(12)]
     pub note: Option<String>,
 }
 
@@ -114,6 +97,40 @@ fn lossy_option<S: serde::Serializer>(
     match path {
         Some(path) => lossy(path, serializer),
         None => serializer.serialize_none(),
+    }
+}
+
+impl CertificateKind {
+    /// The word that the snapshot record and people see.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Certificate => "certificate",
+            Self::PrivateKey => "private key",
+            Self::Pfx => "pfx",
+            Self::Chain => "chain",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl CertificateFacts {
+    /// Makes the entry of the snapshot record; a key has no dates, which stand as 0 there.
+    pub fn into_record(self, component: &str) -> CertificateFact {
+        CertificateFact {
+            component: component.to_owned(),
+            path: self.path,
+            kind: self.kind.word().to_owned(),
+            subject: self.subject,
+            issuer: self.issuer,
+            serial: self.serial,
+            sha1: self.sha1,
+            sha256: self.sha256,
+            not_before: self.not_before.unwrap_or(0),
+            not_after: self.not_after.unwrap_or(0),
+            is_ca: self.is_ca,
+            matches: self.matches_key,
+            note: self.note.unwrap_or_default(),
+        }
     }
 }
 
