@@ -3,6 +3,7 @@
 //! A source finds items, stores their bytes through `pipeline` and adds nodes to the sink. It knows nothing of packs or repositories.
 //! An error of a source is never a repository error: [`SourceError::Component`] fails a component, [`SourceError::Run`] stops the run.
 
+pub mod certificates;
 pub mod files;
 pub mod postgres;
 
