@@ -29,7 +29,7 @@ pub fn list(
     damaged: &mut dyn FnMut(StoreError),
 ) -> Result<Vec<Snapshot>> {
     let mut snapshots = Vec::with_capacity(state.live().len());
-    for (id, seq) in state.live() {
+    for (id, seq) in state.live().iter() {
         match repository.load_record(id) {
             Ok(record) => snapshots.push(Snapshot {
                 id: *id,
