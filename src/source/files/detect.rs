@@ -1,0 +1,294 @@
+//! Whether a file is unchanged since the parent snapshot, and what can be trusted for that on a file system.
+//!
+//! A file is taken over when size and modification time are the parent's, and, where trusted, change time and inode number too; when the
+//! parent archived one state of it; and when its times lie clearly before the parent's scan: a later write within the same clock tick
+//! would leave no trace.
+//!
+//! Invariants: in doubt a file is read (`only_what_is_clearly_unchanged_is_taken_over`).
+
+use super::metadata::Stat;
+use crate::format::node::{Consistency, Node, NodeKind, Timestamp};
+
+/// Times this close before the parent's scan count as unsure: the coarsest clock in use is FAT's.
+const GRAIN_SECONDS: i64 = 2;
+
+/// How unchanged files are recognised.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Detection {
+    /// Inode number and change time are used where the file system is known to keep them.
+    #[default]
+    Automatic,
+    /// Size, modification time, change time and inode number.
+    TrustInode,
+    /// Size and modification time only.
+    ModifiedOnly,
+    /// Every file is read; a content that changed although no metadata did is reported as possible bit rot.
+    ReadAll,
+}
+
+/// What a file system means to the walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileSystem {
+    /// Every call may wait for a network or another process: many readers instead of reading on the workers.
+    pub(super) slow: bool,
+    /// Inode numbers and change times stay as long as the file does.
+    pub(super) stable: bool,
+    /// Holds no files of anybody (proc, sysfs …).
+    pub(super) pseudo: bool,
+    /// Its name, for notes.
+    pub(super) name: &'static str,
+}
+
+const fn local(name: &'static str) -> FileSystem {
+    FileSystem {
+        slow: false,
+        stable: true,
+        pseudo: false,
+        name,
+    }
+}
+
+const fn slow(name: &'static str, stable: bool) -> FileSystem {
+    FileSystem {
+        slow: true,
+        stable,
+        pseudo: false,
+        name,
+    }
+}
+
+const fn pseudo(name: &'static str) -> FileSystem {
+    FileSystem {
+        slow: false,
+        stable: false,
+        pseudo: true,
+        name,
+    }
+}
+
+/// By the type number of `statfs` (values of linux/magic.h).
+pub(super) fn file_system(magic: u64) -> FileSystem {
+    match magic & 0xffff_ffff {
+        0xef53 => local("ext4"),
+        0x5846_5342 => local("xfs"),
+        0x9123_683e => local("btrfs"),
+        0x2fc1_2fc1 => local("zfs"),
+        0xca45_1a4e => local("bcachefs"),
+        0xf2f5_2010 => local("f2fs"),
+        0x3153_464a => local("jfs"),
+        0x5265_4973 => local("reiserfs"),
+        0x0102_1994 => local("tmpfs"),
+        0x794c_7630 => local("overlayfs"),
+        // Their inode numbers are made up at every mount.
+        0x4d44 => FileSystem {
+            stable: false,
+            ..local("vfat")
+        },
+        0x2011_bab0 => FileSystem {
+            stable: false,
+            ..local("exfat")
+        },
+        0x9660 => FileSystem {
+            stable: false,
+            ..local("iso9660")
+        },
+        0x6969 => slow("nfs", true),
+        0x00c3_6400 => slow("ceph", true),
+        0x0bd0_0bd0 => slow("lustre", true),
+        0x4750_4653 => slow("gpfs", true),
+        0x0116_1970 => slow("gfs2", true),
+        0x7461_636f => slow("ocfs2", true),
+        0x517b => slow("smb", false),
+        0xff53_4d42 => slow("cifs", false),
+        0xfe53_4d42 => slow("smb2", false),
+        0x6573_5546 => slow("fuse", false),
+        0x0102_1997 => slow("9p", false),
+        0x5346_414f => slow("afs", false),
+        0x7375_7245 => slow("coda", false),
+        0x786f_4256 => slow("vboxsf", false),
+        0x9fa0 => pseudo("proc"),
+        0x6265_6572 => pseudo("sysfs"),
+        0x0027_e0eb => pseudo("cgroup"),
+        0x6367_7270 => pseudo("cgroup2"),
+        0x6462_6720 => pseudo("debugfs"),
+        0x7472_6163 => pseudo("tracefs"),
+        0x7363_6673 => pseudo("securityfs"),
+        0x1cd1 => pseudo("devpts"),
+        0xcafe_4a11 => pseudo("bpf"),
+        0x6165_676c => pseudo("pstore"),
+        0x6265_6570 => pseudo("configfs"),
+        0x6573_5543 => pseudo("fusectl"),
+        0x1980_0202 => pseudo("mqueue"),
+        0xde5e_81e4 => pseudo("efivarfs"),
+        0x4249_4e4d => pseudo("binfmt_misc"),
+        0x6e73_6673 => pseudo("nsfs"),
+        _ => FileSystem {
+            stable: false,
+            ..local("unknown")
+        },
+    }
+}
+
+/// What is compared with the parent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rule {
+    /// Change time and inode number count.
+    pub(super) inode_trusted: bool,
+    /// Nothing is taken over.
+    pub(super) read_all: bool,
+    /// When the parent's scan began.
+    pub(super) parent_started: Timestamp,
+}
+
+impl Rule {
+    /// Whether size and times of a regular file are the parent's.
+    pub(super) fn same_metadata(&self, stat: &Stat, old: &Node) -> bool {
+        let inode_same = !self.inode_trusted
+            || (old.changed == Some(stat.changed) && old.inode == Some(stat.ino));
+        old.kind == NodeKind::File
+            && old.size == stat.size
+            && old.modified == stat.modified
+            && inode_same
+    }
+
+    /// Whether times lie so close to the parent's scan that a later change could have left them as they are.
+    pub(super) fn is_fresh(&self, stat: &Stat) -> bool {
+        let limit = Timestamp {
+            seconds: self.parent_started.seconds.saturating_sub(GRAIN_SECONDS),
+            nanos: self.parent_started.nanos,
+        };
+        stat.modified >= limit || (self.inode_trusted && stat.changed >= limit)
+    }
+
+    /// Whether the parent's content can be taken over.
+    pub(super) fn is_unchanged(&self, stat: &Stat, old: &Node) -> bool {
+        !self.read_all
+            && old.consistency == Consistency::Whole
+            && self.same_metadata(stat, old)
+            && !self.is_fresh(stat)
+    }
+
+    /// Whether mode, owner and extended attributes are the parent's too: any change of them moves the change time.
+    pub(super) fn same_inode_state(&self, stat: &Stat, old: &Node) -> bool {
+        self.inode_trusted
+            && !self.read_all
+            && old.changed == Some(stat.changed)
+            && old.inode == Some(stat.ino)
+            && !self.is_fresh(stat)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::node::Device;
+    use rustix::fs::FileType;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp { seconds, nanos: 5 }
+    }
+
+    fn stat() -> Stat {
+        Stat {
+            kind: FileType::RegularFile,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            nlink: 1,
+            ino: 7,
+            dev: 1,
+            size: 10,
+            blocks: 8,
+            modified: at(100),
+            changed: at(101),
+            device: Device { major: 0, minor: 0 },
+        }
+    }
+
+    fn old() -> Node {
+        Node {
+            name: b"f".to_vec(),
+            size: 10,
+            modified: at(100),
+            changed: Some(at(101)),
+            inode: Some(7),
+            ..Node::default()
+        }
+    }
+
+    #[test]
+    fn only_what_is_clearly_unchanged_is_taken_over() {
+        let trusted = Rule {
+            inode_trusted: true,
+            read_all: false,
+            parent_started: at(1000),
+        };
+        let untrusted = Rule {
+            inode_trusted: false,
+            ..trusted
+        };
+        let check = |rule: Rule, stat: Stat, old: Node, expected: bool, what: &str| {
+            assert_eq!(rule.is_unchanged(&stat, &old), expected, "{what}");
+        };
+        check(trusted, stat(), old(), true, "same");
+        check(untrusted, stat(), old(), true, "same, untrusted");
+        let moved = Stat {
+            ino: 8,
+            changed: at(500),
+            ..stat()
+        };
+        check(trusted, moved, old(), false, "other inode");
+        check(untrusted, moved, old(), true, "other inode, untrusted");
+        check(trusted, Stat { size: 11, ..stat() }, old(), false, "size");
+        check(
+            trusted,
+            Stat {
+                modified: at(99),
+                ..stat()
+            },
+            old(),
+            false,
+            "time",
+        );
+        let torn = Node {
+            consistency: Consistency::Torn,
+            ..old()
+        };
+        check(trusted, stat(), torn, false, "torn");
+        let link = Node {
+            kind: NodeKind::Symlink,
+            ..old()
+        };
+        check(trusted, stat(), link, false, "another kind");
+        let unknown = Node {
+            inode: None,
+            ..old()
+        };
+        check(trusted, stat(), unknown, false, "parent did not know");
+        for seconds in [998, 999, 1000, 2000] {
+            let fresh = Stat {
+                modified: at(seconds),
+                ..stat()
+            };
+            let node = Node {
+                modified: at(seconds),
+                ..old()
+            };
+            check(untrusted, fresh, node, false, "fresh");
+        }
+        let chmod = Stat {
+            changed: at(999),
+            ..stat()
+        };
+        let node = Node {
+            changed: Some(at(999)),
+            ..old()
+        };
+        check(trusted, chmod, node, false, "fresh change time");
+        let all = Rule {
+            read_all: true,
+            ..trusted
+        };
+        check(all, stat(), old(), false, "read all");
+    }
+}
