@@ -1,3 +1,6 @@
 //! One file for each command; orchestration only.
 
+pub mod backup;
 pub mod snapshots;
+#[cfg(test)]
+pub(crate) mod testing;

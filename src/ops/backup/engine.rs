@@ -1,0 +1,425 @@
+//! The running machinery of a backup: index, parents, packs, workers, sink.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::components::Taken;
+use super::{BackupOptions, Interrupt};
+use crate::backend::ObjectKind;
+use crate::error::{Error, Result};
+use crate::format::id::ObjectHash;
+use crate::format::node::{Content, Node};
+use crate::format::snapshot::{ComponentKind, ComponentState};
+use crate::ops::snapshots::{self, Snapshot, frame_decoder};
+use crate::pipeline::chunker::{Chunker, ChunkerDomain, ChunkerKey, ChunkerParams};
+use crate::pipeline::dedup::Dedup;
+use crate::pipeline::pool::Pool;
+use crate::pipeline::tree::BuiltTree;
+use crate::pipeline::worker::{Worker, WorkerParts};
+use crate::pipeline::{Sink, TreePath};
+use crate::source::ParentTree;
+use crate::stats::Stats;
+use crate::store::chunk_index::ChunkIndex;
+use crate::store::packs::PackWriter;
+use crate::store::reader::ChunkReader;
+use crate::store::{Repository, RunsDurable, Session, StoreError, tree};
+
+/// Bytes of units that may be in flight between sources' threads and workers.
+const UNITS_BYTES: usize = 32 << 20;
+/// Directories and files that may wait for a worker.
+const TASKS_MAX: usize = 4096;
+/// Memory for nodes before they spill.
+const TREE_BYTES: usize = 48 << 20;
+/// How often a session gives a sign of life.
+const BEAT: Duration = Duration::from_secs(120);
+
+/// What is stored when all sources have ended.
+#[derive(Debug)]
+pub(super) struct Stored {
+    pub(super) tree: BuiltTree,
+    pub(super) skipped: Content,
+    /// Own and adopted runs.
+    pub(super) runs: RunsDurable,
+    /// Packs of others that chunks were found in.
+    pub(super) reused: HashSet<ObjectHash>,
+    /// The index that chunks were found in.
+    pub(super) index: Arc<ChunkIndex>,
+    pub(super) damage: Vec<String>,
+}
+
+/// A parent component.
+#[derive(Clone, Debug)]
+pub(super) struct ParentComponent {
+    pub(super) snapshot: ObjectHash,
+    pub(super) node: Node,
+    pub(super) started: crate::format::node::Timestamp,
+}
+
+/// The machinery.
+#[derive(Debug)]
+pub(super) struct Engine {
+    pub(super) repository: Arc<Repository>,
+    session: Arc<Session>,
+    pub(super) sink: Sink,
+    pool: Pool,
+    parts: WorkerParts,
+    dedup: Arc<Dedup>,
+    workers: Vec<JoinHandle<Result<()>>>,
+    watch: Watch,
+    parents: Vec<Snapshot>,
+    site_name: String,
+    pub(super) reader: Arc<ChunkReader>,
+    adopted: Vec<(RunsDurable, Vec<ObjectHash>)>,
+    damage: Vec<String>,
+    pub(super) interrupt: Interrupt,
+}
+
+/// The parts of workers for a repository.
+pub(super) fn worker_parts(
+    repository: &Repository,
+    options: &BackupOptions,
+    dedup: &Arc<Dedup>,
+    stats: &Arc<Stats>,
+) -> Result<WorkerParts> {
+    let keyring = repository.keyring();
+    let missing = |m: crate::crypto::MissingSecret| StoreError::MissingSecret {
+        what: m.action.to_owned(),
+    };
+    let format = repository.format();
+    let cannot = |e: crate::pipeline::chunker::ParamsError| {
+        Error::Message(format!("the repository's chunk sizes are not usable: {e}"))
+    };
+    let file_key = ChunkerKey::derive(
+        keyring.file_chunker_secret().map_err(missing)?.expose(),
+        ChunkerDomain::Files,
+    );
+    let table_key = ChunkerKey::derive(
+        keyring.table_chunker_secret().map_err(missing)?.expose(),
+        ChunkerDomain::Tables,
+    );
+    let file_params = ChunkerParams::try_from(&format.file_chunker).map_err(cannot)?;
+    let table_params = ChunkerParams::try_from(&format.table_chunker).map_err(cannot)?;
+    Ok(WorkerParts {
+        store: dedup.clone(),
+        id_key: keyring.chunk_id_key().map_err(missing)?,
+        file_chunker: Chunker::new(&file_key, file_params).map_err(cannot)?,
+        table_chunker: Chunker::new(&table_key, table_params).map_err(cannot)?,
+        split_key: *keyring.directory_split_key().map_err(missing)?.expose(),
+        frame_bytes: usize::try_from(format.frame_bytes).expect("32 bits fit"),
+        level: options.level.unwrap_or(format.compression.level),
+        small_file_bytes: u64::from(format.small_file_bytes),
+        stats: stats.clone(),
+    })
+}
+
+impl Engine {
+    /// Loads the index and the parents, adopts what dead sessions left, and starts the threads.
+    pub(super) fn start(
+        repository: &Arc<Repository>,
+        session: &Arc<Session>,
+        options: &BackupOptions,
+        stats: &Arc<Stats>,
+        interrupt: &Interrupt,
+    ) -> Result<Self> {
+        let mut damage: Vec<String> = repository
+            .warnings()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let (index, adopted) = load(repository, session, &mut damage)?;
+        let index = Arc::new(index);
+        let parents = match repository.keyring().secrets().seal_private {
+            true => snapshots::list(repository, session.start(), &mut |e| {
+                damage.push(e.to_string())
+            })?,
+            false => Vec::new(),
+        };
+        let reader = Arc::new(ChunkReader::new(
+            repository.clone(),
+            session.start().clone(),
+            index.clone(),
+            None,
+            frame_decoder,
+        )?);
+        let packs = PackWriter::new(
+            session.clone(),
+            repository.format().pack_bytes,
+            stats.clone(),
+        );
+        let dedup = Arc::new(Dedup::new(index, packs));
+        let parts = worker_parts(repository, options, &dedup, stats)?;
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let count = options.workers.unwrap_or(cores).clamp(1, 256);
+        let pool = Pool::new(count, UNITS_BYTES, TASKS_MAX, &parts);
+        let mut workers = Vec::with_capacity(count);
+        for _ in 0..count {
+            let mut worker = Worker::new(parts.clone())?;
+            let pool = pool.clone();
+            workers.push(std::thread::spawn(move || {
+                pool.work(&mut worker);
+                if pool.is_stopped() {
+                    Ok(())
+                } else {
+                    worker.flush()
+                }
+            }));
+        }
+        let sink = Sink::new(pool.clone(), stats.clone(), TREE_BYTES, &options.scratch);
+        let watch = Watch::start(session, &pool, interrupt);
+        Ok(Self {
+            repository: repository.clone(),
+            session: session.clone(),
+            sink,
+            pool,
+            parts,
+            dedup,
+            workers,
+            watch,
+            parents,
+            site_name: options.site_name.clone(),
+            reader,
+            adopted,
+            damage,
+            interrupt: interrupt.clone(),
+        })
+    }
+
+    /// The newest snapshot in which this component was complete, and the component's node in it.
+    pub(super) fn parent(
+        &self,
+        kind: ComponentKind,
+        name: &str,
+        path: &TreePath,
+    ) -> Option<ParentComponent> {
+        for snapshot in self
+            .parents
+            .iter()
+            .rev()
+            .filter(|snapshot| snapshot.record.site == self.site_name)
+        {
+            let same = snapshot
+                .record
+                .components
+                .iter()
+                .find(|c| c.kind == kind && c.name == name);
+            let Some(component) = same.filter(|c| c.state != ComponentState::Failed) else {
+                continue;
+            };
+            match tree::find(&self.reader, &snapshot.record.root, path.names()) {
+                Ok(Some(node)) => {
+                    return Some(ParentComponent {
+                        snapshot: snapshot.id,
+                        node,
+                        started: component.started,
+                    });
+                }
+                Ok(None) => {}
+                Err(e) => tracing::warn!(
+                    "the parent of {name} can't be read, everything is read again: {e}"
+                ),
+            }
+        }
+        None
+    }
+
+    /// The trees of parents.
+    pub(super) fn parent_tree(&self) -> Arc<dyn ParentTree> {
+        Arc::new(StoredParent(self.reader.clone()))
+    }
+
+    /// Ends the workers, writes the tree, and waits until everything but the record is durable. After an error what was stored is made
+    /// findable for the next run.
+    pub(super) fn finish(self, taken: Result<Taken>) -> Result<(Taken, Stored)> {
+        let Self {
+            session,
+            sink,
+            pool,
+            parts,
+            dedup,
+            workers,
+            watch,
+            adopted,
+            damage,
+            interrupt,
+            ..
+        } = self;
+        let taken = match taken {
+            Ok(taken) => {
+                pool.close();
+                Some(taken)
+            }
+            Err(e) => {
+                pool.stop(e);
+                None
+            }
+        };
+        for worker in workers {
+            match worker.join() {
+                Ok(Ok(())) => {}
+                Ok(Err(e)) => pool.stop(e),
+                Err(_panic) => pool.stop(Error::Message(
+                    "a worker thread panicked; this is a bug in holdfast".into(),
+                )),
+            }
+        }
+        watch.end();
+        if interrupt.is_set() {
+            pool.stop(Error::Interrupted);
+        }
+        let built = match (pool.is_stopped(), taken) {
+            (false, Some(taken)) => write_tree(&sink, parts).map(|tree| (taken, tree)),
+            _ => Err(pool.take_error().unwrap_or(Error::Stopped)),
+        };
+        // Also after an error: packs and a run over them, so that the next run finds what this one stored.
+        let packs = dedup.packs().finish();
+        let (taken, (tree, skipped)) = built.map_err(|e| first_cause(e, &packs))?;
+        let packs = packs?;
+        let reused: HashSet<ObjectHash> = dedup.index().relied_packs().into_iter().collect();
+        let mut runs = packs.runs;
+        let mut reused_of_others = reused.clone();
+        for (run, packs) in adopted {
+            if packs.iter().any(|pack| reused.contains(pack)) {
+                for pack in &packs {
+                    reused_of_others.remove(pack);
+                }
+                runs.extend(run);
+            }
+        }
+        let stored = Stored {
+            tree,
+            skipped,
+            runs,
+            reused: reused_of_others,
+            index: dedup.index().clone(),
+            damage,
+        };
+        drop(session);
+        Ok((taken, stored))
+    }
+}
+
+/// A stage that stopped because packs could not be written shows that cause.
+fn first_cause<T>(error: Error, packs: &Result<T, StoreError>) -> Error {
+    match (&error, packs) {
+        (Error::Stopped, Err(StoreError::Stopped)) => Error::Message("the run was stopped".into()),
+        _ => error,
+    }
+}
+
+fn write_tree(sink: &Sink, parts: WorkerParts) -> Result<(BuiltTree, Content)> {
+    let mut worker = Worker::new(parts)?;
+    let tree = sink.finish(&mut worker)?;
+    worker.flush()?;
+    Ok(tree)
+}
+
+type Adopted = Vec<(RunsDurable, Vec<ObjectHash>)>;
+
+/// The index at the session's start, with the runs that dead sessions left and that are still whole.
+fn load(
+    repository: &Arc<Repository>,
+    session: &Session,
+    damage: &mut Vec<String>,
+) -> Result<(ChunkIndex, Adopted)> {
+    let state = session.start();
+    let mut runs = Vec::new();
+    for name in state.index().keys() {
+        match repository.load_run(name) {
+            Ok(run) => runs.push(run),
+            Err(e) if e.is_damage() || is_absent(&e) => {
+                damage.push(format!(
+                    "index/{name}: {e}; what only it names is stored again"
+                ));
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+    let mut loose = Vec::new();
+    repository.backend().list(ObjectKind::Index, &mut |info| {
+        if let Some(hash) = info.name.hash() {
+            let name = ObjectHash(hash);
+            if !state.index().contains_key(&name) && !state.is_condemned(ObjectKind::Index, &name) {
+                loose.push(name);
+            }
+        }
+    })?;
+    let mut adopted = Vec::new();
+    for name in loose {
+        let run = session
+            .adopt_run(&name)
+            .and_then(|durable| Ok((durable, repository.load_run(&name)?)));
+        match run {
+            Ok((durable, run)) => {
+                let packs: Vec<ObjectHash> = run.packs.iter().map(|pack| pack.name).collect();
+                if packs.iter().any(|pack| state.is_unusable_pack(pack)) {
+                    continue;
+                }
+                adopted.push((durable, packs));
+                runs.push(run);
+            }
+            Err(e) => tracing::debug!("index run {name} of an unfinished session is not used: {e}"),
+        }
+    }
+    Ok((
+        ChunkIndex::build(runs, |pack| !state.is_unusable_pack(pack)),
+        adopted,
+    ))
+}
+
+fn is_absent(error: &StoreError) -> bool {
+    matches!(error, StoreError::Backend(e) if e.kind == crate::backend::BackendErrorKind::NotFound)
+}
+
+#[derive(Debug)]
+struct StoredParent(Arc<ChunkReader>);
+
+impl ParentTree for StoredParent {
+    fn entries(
+        &self,
+        directory: &Content,
+    ) -> Box<dyn Iterator<Item = Result<Node, Error>> + Send + '_> {
+        Box::new(tree::Nodes::new(self.0.clone(), directory).map(|node| node.map_err(Error::from)))
+    }
+}
+
+/// Gives signs of life and hears the interrupt.
+#[derive(Debug)]
+struct Watch {
+    end: crossbeam_channel::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Watch {
+    fn start(session: &Arc<Session>, pool: &Pool, interrupt: &Interrupt) -> Self {
+        let (end, ended) = crossbeam_channel::bounded::<()>(0);
+        let (session, pool, interrupt) = (session.clone(), pool.clone(), interrupt.clone());
+        let thread = std::thread::spawn(move || {
+            let mut last = std::time::Instant::now();
+            while let Err(crossbeam_channel::RecvTimeoutError::Timeout) =
+                ended.recv_timeout(Duration::from_millis(50))
+            {
+                if interrupt.is_set() {
+                    pool.stop(Error::Interrupted);
+                }
+                if last.elapsed() >= BEAT {
+                    last = std::time::Instant::now();
+                    if let Err(e) = session.beat() {
+                        tracing::warn!("no sign of life could be left: {e}");
+                    }
+                }
+            }
+        });
+        Self { end, thread }
+    }
+
+    fn end(self) {
+        drop(self.end);
+        if self.thread.join().is_err() {
+            tracing::error!(
+                "the thread that gives signs of life panicked; this is a bug in holdfast"
+            );
+        }
+    }
+}
