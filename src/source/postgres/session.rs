@@ -137,7 +137,7 @@ impl PgSession {
         sql: &str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, PgError> {
-        let result = self.runtime.block_on(self.client.query(sql, parameters));
+        let result = self.run(self.client.query(sql, parameters));
         result.map_err(|error| self.error(&error))
     }
 
@@ -147,9 +147,7 @@ impl PgSession {
         sql: &str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Row, PgError> {
-        let result = self
-            .runtime
-            .block_on(self.client.query_one(sql, parameters));
+        let result = self.run(self.client.query_one(sql, parameters));
         result.map_err(|error| self.error(&error))
     }
 
@@ -159,9 +157,7 @@ impl PgSession {
         sql: &str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Option<Row>, PgError> {
-        let result = self
-            .runtime
-            .block_on(self.client.query_opt(sql, parameters));
+        let result = self.run(self.client.query_opt(sql, parameters));
         result.map_err(|error| self.error(&error))
     }
 
@@ -183,6 +179,8 @@ impl PgSession {
             let turn = self.runtime.block_on(next_turn(&mut stream, |_row| 1024));
             for row in turn.items {
                 if let Err(error) = each(&row) {
+                    // Nobody reads any more, so nothing may wait for a reader.
+                    drop(stream);
                     self.abandon();
                     return Err(error);
                 }
@@ -202,19 +200,19 @@ impl PgSession {
         sql: &str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<u64, PgError> {
-        let result = self.runtime.block_on(self.client.execute(sql, parameters));
+        let result = self.run(self.client.execute(sql, parameters));
         result.map_err(|error| self.error(&error))
     }
 
     /// Runs one or several statements without parameters; stops at the first that fails.
     pub fn batch_execute(&mut self, sql: &str) -> Result<(), PgError> {
-        let result = self.runtime.block_on(self.client.batch_execute(sql));
+        let result = self.run(self.client.batch_execute(sql));
         result.map_err(|error| self.error(&error))
     }
 
     /// Runs statements by the simple protocol and returns rows as text.
     pub fn simple_query(&mut self, sql: &str) -> Result<Vec<SimpleQueryMessage>, PgError> {
-        let result = self.runtime.block_on(self.client.simple_query(sql));
+        let result = self.run(self.client.simple_query(sql));
         result.map_err(|error| self.error(&error))
     }
 
@@ -246,6 +244,8 @@ impl PgSession {
             let turn = self.runtime.block_on(next_turn(&mut stream, Bytes::len));
             for row in turn.items {
                 if let Err(error) = each(&row) {
+                    // Nobody reads any more, so nothing may wait for a reader.
+                    drop(stream);
                     self.abandon();
                     return Err(error);
                 }
@@ -262,7 +262,8 @@ impl PgSession {
     /// Runs `COPY … FROM STDIN` with the bytes that `feed` gives, until it gives `None`. Returns the number of rows.
     ///
     /// Pieces need not end at row ends; 64 KiB and more is a good size. An error of `feed` aborts the COPY,
-    /// nothing of it remains.
+    /// nothing of it remains. A row that the server refuses is reported at the end only: until then it throws
+    /// away what comes, and the client has no sign of it.
     pub fn copy_in<E: From<PgError>>(
         &mut self,
         sql: &str,
@@ -299,7 +300,7 @@ impl PgSession {
 
     /// Makes a round trip, so that neither side takes the session for dead, and learns whether it is.
     pub fn ping(&mut self) -> Result<(), PgError> {
-        let result = self.runtime.block_on(self.client.simple_query(""));
+        let result = self.run(self.client.simple_query(""));
         result
             .map(|_messages| ())
             .map_err(|error| self.error(&error))
@@ -331,6 +332,15 @@ impl PgSession {
         }
     }
 
+    /// Runs a request after a look at what has arrived meanwhile: the last words of a server must be read
+    /// before a write to the closed connection hides them.
+    fn run<T>(&self, request: impl Future<Output = T>) -> T {
+        self.runtime.block_on(async {
+            tokio::task::yield_now().await;
+            request.await
+        })
+    }
+
     /// Ends a stream whose reader has given up.
     fn abandon(&mut self) {
         let cancelled = self
@@ -346,7 +356,7 @@ impl PgSession {
 
     /// Puts a client error into our terms, with the last words of the server where the connection is gone.
     fn error(&self, error: &tokio_postgres::Error) -> PgError {
-        if error.as_db_error().is_none() && error.is_closed() {
+        if error.as_db_error().is_none() {
             // The driver may not have run since the end came.
             self.runtime.block_on(tokio::task::yield_now());
             let words = self
