@@ -1,0 +1,1027 @@
+//! From settings to a session: hosts, addresses, encryption, tries, the kind of server that is wanted.
+//!
+//! One *round* goes through all hosts and their addresses in order, as libpq does. A round that failed for
+//! a reason that may pass (refused, timed out, starting up, too many connections) is repeated after a pause;
+//! what a server refused for good (a wrong password, an unknown database) ends everything at once.
+
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::{IpAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+use tokio_postgres::config;
+use zeroize::Zeroizing;
+
+use super::child::{self, ChildEnvironment};
+use super::error::{Attempt, PgError, chain, io_error};
+use super::session::{self, Parts, PgSession, ServerFacts};
+use super::settings::{ChannelBinding, ConnSettings, HostSpec, SslMode, TargetSessionAttrs};
+use super::tls::{self, TlsConnector};
+
+const VERSION_OLDEST: u32 = 90_300;
+
+/// How often and how patiently a connection is tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// Rounds through all hosts; at least one is made.
+    pub tries: u32,
+    /// The pause after the first round; it doubles from round to round.
+    pub pause_first: Duration,
+    /// The longest pause.
+    pub pause_max: Duration,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            tries: 10,
+            pause_first: Duration::from_millis(100),
+            pause_max: Duration::from_secs(5),
+        }
+    }
+}
+
+impl RetryPolicy {
+    /// One round only.
+    #[must_use]
+    pub fn once() -> Self {
+        Self {
+            tries: 1,
+            ..Self::default()
+        }
+    }
+
+    fn pause_after(&self, round: u32) -> Duration {
+        let factor = 2_u32.saturating_pow(round.saturating_sub(1));
+        self.pause_first.saturating_mul(factor).min(self.pause_max)
+    }
+}
+
+/// What a session is for; decides its settings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SessionProfile {
+    /// Nothing is set.
+    #[default]
+    Plain,
+    /// Text output is exact and independent of the database's own settings.
+    Dump,
+    /// The same, so that what a dump wrote is read back unchanged, and function bodies are not checked.
+    Restore,
+}
+
+/// How to connect, beside the settings of the user.
+#[derive(Clone, Debug, Default)]
+pub struct ConnectOptions {
+    /// What the session is for.
+    pub profile: SessionProfile,
+    /// `lock_timeout` of the session; none waits for ever.
+    pub lock_timeout: Option<Duration>,
+    /// Tries and pauses.
+    pub retry: RetryPolicy,
+    /// More settings, applied last.
+    pub settings: Vec<(String, String)>,
+}
+
+impl ConnectOptions {
+    /// Options for sessions that read.
+    #[must_use]
+    pub fn dump() -> Self {
+        Self {
+            profile: SessionProfile::Dump,
+            ..Self::default()
+        }
+    }
+
+    /// Options for sessions that write what a dump has read.
+    #[must_use]
+    pub fn restore() -> Self {
+        Self {
+            profile: SessionProfile::Restore,
+            ..Self::default()
+        }
+    }
+}
+
+/// Settings that every supported server knows. Sent when the session starts, so that they beat those of
+/// the database and the role before the first statement.
+const EXACT: &[(&str, &str)] = &[
+    ("search_path", ""),
+    ("datestyle", "ISO,YMD"),
+    ("intervalstyle", "postgres"),
+    ("extra_float_digits", "3"),
+    ("bytea_output", "hex"),
+    ("timezone", "UTC"),
+    // Money is written with the currency of this locale; C keeps its integer exact.
+    ("lc_monetary", "C"),
+    ("xmloption", "content"),
+    ("xmlbinary", "base64"),
+    ("quote_all_identifiers", "off"),
+    ("standard_conforming_strings", "on"),
+    ("synchronize_seqscans", "off"),
+    ("statement_timeout", "0"),
+    ("default_transaction_read_only", "off"),
+];
+
+const RESTORE: &[(&str, &str)] = &[
+    ("check_function_bodies", "off"),
+    ("client_min_messages", "warning"),
+];
+
+/// Settings that came with some version.
+const EXACT_SINCE: &[(u32, &str, &str)] = &[
+    (90_300, "lock_timeout", "0"),
+    // Row security gives an error instead of fewer rows.
+    (90_500, "row_security", "off"),
+    (90_600, "idle_in_transaction_session_timeout", "0"),
+    (110_000, "jit", "off"),
+    (140_000, "idle_session_timeout", "0"),
+    (170_000, "transaction_timeout", "0"),
+];
+
+impl SessionProfile {
+    fn start_settings(self) -> Vec<(&'static str, &'static str)> {
+        match self {
+            SessionProfile::Plain => Vec::new(),
+            SessionProfile::Dump => EXACT.to_vec(),
+            SessionProfile::Restore => [EXACT, RESTORE].concat(),
+        }
+    }
+
+    /// Returns the statements that bring the later settings.
+    fn later_statements(self, version_num: u32) -> String {
+        if self == SessionProfile::Plain {
+            return String::new();
+        }
+        let mut sql = String::new();
+        for (since, name, value) in EXACT_SINCE {
+            if version_num >= *since {
+                sql.push_str(&set_statement(name, value));
+            }
+        }
+        if self == SessionProfile::Dump {
+            // Came with minor releases, so that only the catalog knows whether it is there.
+            sql.push_str(
+                "SELECT pg_catalog.set_config(name, 'view,foreign-table', false) FROM pg_catalog.pg_settings \
+                 WHERE name = 'restrict_nonsystem_relation_kind';",
+            );
+        }
+        sql
+    }
+}
+
+fn set_statement(name: &str, value: &str) -> String {
+    // An empty search path is written as an empty identifier list element.
+    format!(
+        "SELECT pg_catalog.set_config('{}', '{}', false);",
+        quoted(name),
+        quoted(value)
+    )
+}
+
+fn quoted(text: &str) -> String {
+    text.replace('\'', "''")
+}
+
+/// Writes settings as start options; backslashes protect what would split a value.
+pub(super) fn start_options(user: &str, settings: &[(&str, &str)]) -> String {
+    let mut options = user.trim().to_owned();
+    for (name, value) in settings {
+        if !options.is_empty() {
+            options.push(' ');
+        }
+        options.push_str("-c ");
+        options.push_str(name);
+        options.push('=');
+        for c in value.chars() {
+            if c.is_whitespace() || c == '\\' {
+                options.push('\\');
+            }
+            options.push(c);
+        }
+    }
+    options
+}
+
+/// Where a session ended up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The name of the host, where one was given.
+    pub host: Option<String>,
+    /// The address that answered.
+    pub address: EndpointAddress,
+    /// The port.
+    pub port: u16,
+    /// The database.
+    pub dbname: String,
+    /// The role.
+    pub user: String,
+    /// Whether the connection is encrypted.
+    pub encrypted: bool,
+}
+
+/// The address of a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EndpointAddress {
+    /// On the network.
+    Tcp(IpAddr),
+    /// A Unix socket in this directory.
+    Socket(PathBuf),
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "database \"{}\" at ", self.dbname)?;
+        match (&self.address, &self.host) {
+            (EndpointAddress::Socket(directory), _) => {
+                write!(f, "{}/.s.PGSQL.{}", directory.display(), self.port)
+            }
+            (EndpointAddress::Tcp(address), Some(host)) if *host != address.to_string() => {
+                write!(f, "{host} ({address}) port {}", self.port)
+            }
+            (EndpointAddress::Tcp(address), _) => write!(f, "{address} port {}", self.port),
+        }
+    }
+}
+
+/// Makes sessions from settings.
+#[derive(Clone, Debug)]
+pub struct Connector {
+    settings: ConnSettings,
+}
+
+impl Connector {
+    /// Uses the hosts of the settings.
+    #[must_use]
+    pub fn new(settings: ConnSettings) -> Self {
+        Self { settings }
+    }
+
+    /// Returns the settings.
+    #[must_use]
+    pub fn settings(&self) -> &ConnSettings {
+        &self.settings
+    }
+
+    /// Returns a connector to another database of the same server.
+    #[must_use]
+    pub fn with_dbname(&self, dbname: &str) -> Self {
+        let mut settings = self.settings.clone();
+        dbname.clone_into(&mut settings.dbname);
+        Self { settings }
+    }
+
+    /// Returns a connector that knows one server only.
+    pub(super) fn pinned_to(&self, endpoint: &Endpoint) -> Self {
+        let mut settings = self.settings.clone();
+        settings.hosts = vec![match &endpoint.address {
+            EndpointAddress::Tcp(address) => HostSpec::Tcp {
+                name: endpoint.host.clone(),
+                address: Some(*address),
+                port: endpoint.port,
+            },
+            EndpointAddress::Socket(directory) => HostSpec::Socket {
+                directory: directory.clone(),
+                port: endpoint.port,
+            },
+        }];
+        settings.target_session_attrs = TargetSessionAttrs::Any;
+        settings.load_balance = false;
+        Self { settings }
+    }
+
+    /// Connects; sleeps between rounds. Must not be called from asynchronous code.
+    pub fn connect(&self, options: &ConnectOptions) -> Result<PgSession, PgError> {
+        let tries = options.retry.tries.max(1);
+        let mut round = 1;
+        loop {
+            let failed = match self.round(options)? {
+                Outcome::Session(session) => return self.finish(*session, options),
+                Outcome::Failed(failed) => failed,
+            };
+            let again = !failed.for_good && failed.attempts.iter().any(|attempt| attempt.transient);
+            if round >= tries || !again {
+                return Err(PgError::Connect {
+                    dbname: self.settings.dbname.clone(),
+                    user: self.settings.user.clone(),
+                    rounds: round,
+                    attempts: failed.attempts,
+                });
+            }
+            let pause = options.retry.pause_after(round);
+            tracing::warn!(
+                round,
+                tries,
+                pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
+                reason = failed.attempts.last().map(Attempt::to_string),
+                "cannot connect, trying again"
+            );
+            thread::sleep(pause);
+            round += 1;
+        }
+    }
+
+    /// Returns what a `pg_dump` or `pg_dumpall` child needs to reach the same server; for this the connector
+    /// should come from [`PgSession::connector`]. The guard holds the password file of the child.
+    pub fn child_environment(&self) -> Result<ChildEnvironment, PgError> {
+        child::environment(&self.settings)
+    }
+
+    /// Goes through all hosts once; `prefer-standby` does so twice.
+    fn round(&self, options: &ConnectOptions) -> Result<Outcome, PgError> {
+        let mut failed = Failed::default();
+        let passes: &[TargetSessionAttrs] = match self.settings.target_session_attrs {
+            TargetSessionAttrs::PreferStandby => {
+                &[TargetSessionAttrs::Standby, TargetSessionAttrs::Any]
+            }
+            ref wanted => std::slice::from_ref(wanted),
+        };
+        for wanted in passes {
+            failed.attempts.clear();
+            for host in self.hosts_in_order() {
+                for (address, port) in self.addresses(&host, &mut failed.attempts) {
+                    let target = Target {
+                        host: &host,
+                        address,
+                        port,
+                        wanted: *wanted,
+                    };
+                    if let Some(session) = self.try_target(&target, options, &mut failed)? {
+                        return Ok(Outcome::Session(Box::new(session)));
+                    }
+                    if failed.for_good {
+                        return Ok(Outcome::Failed(failed));
+                    }
+                }
+            }
+        }
+        Ok(Outcome::Failed(failed))
+    }
+
+    fn hosts_in_order(&self) -> Vec<HostSpec> {
+        let mut hosts = self.settings.hosts.clone();
+        if self.settings.load_balance {
+            shuffle(&mut hosts);
+        }
+        hosts
+    }
+
+    /// Returns all addresses of a host; a failed look-up is an attempt that failed.
+    fn addresses(
+        &self,
+        host: &HostSpec,
+        attempts: &mut Vec<Attempt>,
+    ) -> Vec<(EndpointAddress, u16)> {
+        let (name, port) = match host {
+            HostSpec::Socket { directory, port } => {
+                return vec![(EndpointAddress::Socket(directory.clone()), *port)];
+            }
+            HostSpec::Tcp {
+                address: Some(address),
+                port,
+                ..
+            } => return vec![(EndpointAddress::Tcp(*address), *port)],
+            HostSpec::Tcp { name, port, .. } => (name.as_deref().unwrap_or("localhost"), *port),
+        };
+        match (name, port).to_socket_addrs() {
+            Ok(found) => {
+                let mut addresses: Vec<_> = found
+                    .map(|found| (EndpointAddress::Tcp(found.ip()), port))
+                    .collect();
+                addresses.dedup();
+                if self.settings.load_balance {
+                    shuffle(&mut addresses);
+                }
+                addresses
+            }
+            Err(error) => {
+                let reason = format!("cannot find the address: {error}");
+                attempts.push(Attempt {
+                    target: host.to_string(),
+                    transient: reason.contains("Temporary failure"),
+                    reason,
+                    code: None,
+                    advice: None,
+                });
+                Vec::new()
+            }
+        }
+    }
+
+    /// Tries one address with each kind of encryption that the mode allows.
+    fn try_target(
+        &self,
+        target: &Target<'_>,
+        options: &ConnectOptions,
+        failed: &mut Failed,
+    ) -> Result<Option<PgSession>, PgError> {
+        let encryptions = self.encryptions(target);
+        for (position, encrypted) in encryptions.iter().enumerate() {
+            let last = position + 1 == encryptions.len();
+            let failure = match self.open(target, *encrypted, options) {
+                Ok(session) => return Ok(Some(session)),
+                Err(OpenError::Stop(error)) => return Err(error),
+                Err(OpenError::Failed(failure)) => failure,
+            };
+            let other_encryption = !last && failure.other_encryption;
+            failed.for_good = failure.for_good && !other_encryption;
+            failed.attempts.push(failure.attempt);
+            if !other_encryption {
+                break;
+            }
+        }
+        Ok(None)
+    }
+
+    fn encryptions(&self, target: &Target<'_>) -> &'static [bool] {
+        if matches!(target.address, EndpointAddress::Socket(_)) {
+            return &[false];
+        }
+        match self.settings.tls.mode {
+            SslMode::Disable => &[false],
+            SslMode::Allow => &[false, true],
+            SslMode::Prefer => &[true, false],
+            SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => &[true],
+        }
+    }
+
+    /// Opens one connection and checks what kind of server it is.
+    fn open(
+        &self,
+        target: &Target<'_>,
+        encrypted: bool,
+        options: &ConnectOptions,
+    ) -> Result<PgSession, OpenError> {
+        let connector = if encrypted {
+            self.tls_connector(target)?
+        } else {
+            TlsConnector::Plain
+        };
+        let password = self
+            .settings
+            .password_for(target.host, &self.settings.dbname);
+        let runtime = session::new_runtime()?;
+        let mut start = Start {
+            settings: &self.settings,
+            target,
+            encrypted,
+            password: &password,
+            profile: Some(options.profile),
+        };
+        let opened = match runtime.block_on(start.open(&connector)) {
+            Err(StartError::Client(error)) if refuses_options(&error) => {
+                tracing::debug!(%target, "the endpoint takes no start options; they are set by statements");
+                start.profile = None;
+                runtime.block_on(start.open(&connector))
+            }
+            other => other,
+        };
+        let options_sent = start.profile.is_some();
+        let (client, driver, last_words) = opened
+            .map_err(|error| OpenError::Failed(self.judge(target, encrypted, &error, &password)))?;
+        let endpoint = Endpoint {
+            host: match target.host {
+                HostSpec::Tcp { name, .. } => name.clone(),
+                HostSpec::Socket { .. } => None,
+            },
+            address: target.address.clone(),
+            port: target.port,
+            dbname: self.settings.dbname.clone(),
+            user: self.settings.user.clone(),
+            encrypted,
+        };
+        let parts = Parts {
+            client,
+            driver,
+            last_words,
+            tls: connector,
+            connector: self.clone(),
+            endpoint,
+            runtime,
+        };
+        let mut session = PgSession::from_parts(parts);
+        let facts = server_facts(&mut session).map_err(|error| later_failure(target, error))?;
+        if let Some(reason) = unwanted(target.wanted, &facts) {
+            return Err(OpenError::Failed(Failure {
+                attempt: Attempt {
+                    target: target.to_string(),
+                    reason,
+                    code: None,
+                    transient: false,
+                    advice: None,
+                },
+                for_good: false,
+                other_encryption: false,
+            }));
+        }
+        session.set_facts(facts);
+        if !options_sent {
+            let statements: String = options
+                .profile
+                .start_settings()
+                .iter()
+                .map(|(name, value)| set_statement(name, value))
+                .collect();
+            session.batch_execute(&statements)?;
+        }
+        Ok(session)
+    }
+
+    fn tls_connector(&self, target: &Target<'_>) -> Result<TlsConnector, OpenError> {
+        let named = matches!(target.host, HostSpec::Tcp { name: Some(_), .. });
+        if self.settings.tls.mode == SslMode::VerifyFull && !named {
+            return Err(OpenError::Stop(PgError::Tls(
+                "host name must be specified for a verified connection (sslmode=verify-full with hostaddr only)"
+                    .to_owned(),
+            )));
+        }
+        tls::connector(&self.settings.tls).map_err(OpenError::Stop)
+    }
+
+    /// Applies what depends on the version and checks that it is supported.
+    fn finish(
+        &self,
+        mut session: PgSession,
+        options: &ConnectOptions,
+    ) -> Result<PgSession, PgError> {
+        let version_num = session.version_num();
+        if version_num < VERSION_OLDEST {
+            return Err(PgError::TooOld {
+                endpoint: session.endpoint().to_string(),
+                version: session.facts().version.clone(),
+            });
+        }
+        let mut statements = options.profile.later_statements(version_num);
+        if let Some(timeout) = options.lock_timeout {
+            statements.push_str(&set_statement(
+                "lock_timeout",
+                &timeout.as_millis().to_string(),
+            ));
+        }
+        for (name, value) in &options.settings {
+            statements.push_str(&set_statement(name, value));
+        }
+        if !statements.is_empty() {
+            session.batch_execute(&statements)?;
+        }
+        Ok(session)
+    }
+
+    /// Says what a failed attempt means.
+    fn judge(
+        &self,
+        target: &Target<'_>,
+        encrypted: bool,
+        error: &StartError,
+        password: &Result<Zeroizing<String>, String>,
+    ) -> Failure {
+        let attempt = |reason: String| Attempt {
+            target: target.to_string(),
+            reason,
+            code: None,
+            transient: false,
+            advice: None,
+        };
+        let error = match error {
+            StartError::Client(error) => error,
+            StartError::TimedOut(limit) => {
+                let mut attempt = attempt(format!("no answer within {} s", limit.as_secs()));
+                attempt.transient = true;
+                return Failure {
+                    attempt,
+                    for_good: false,
+                    other_encryption: false,
+                };
+            }
+        };
+        if let Some(db) = error.as_db_error() {
+            let words = super::error::ServerError::from(db);
+            let transient = passes_later(&words.code);
+            let mut attempt = attempt(words.to_string());
+            attempt.transient = transient;
+            if words.code == "28P01" {
+                attempt.advice = self.password_origin();
+            }
+            // Such an answer may come from a rule for this kind of encryption only.
+            let other_encryption = words.code == "28000";
+            attempt.code = Some(words.code);
+            return Failure {
+                attempt,
+                for_good: !transient,
+                other_encryption,
+            };
+        }
+        let text = chain(error);
+        if encrypted && let Some(failure) = tls_failure(error, &text) {
+            let mut attempt = attempt(failure.reason);
+            attempt.advice = failure.advice;
+            return Failure {
+                attempt,
+                for_good: false,
+                other_encryption: true,
+            };
+        }
+        if text.contains("password missing") {
+            let mut attempt = attempt("the server asks for a password".to_owned());
+            attempt.advice = password.as_ref().err().cloned();
+            return Failure {
+                attempt,
+                for_good: true,
+                other_encryption: false,
+            };
+        }
+        let mut attempt = attempt(io_error(error).map_or(text, ToString::to_string));
+        attempt.transient = io_error(error).is_some_and(|error| may_pass(error.kind()));
+        if io_error(error).is_some_and(|error| {
+            matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
+            )
+        }) {
+            attempt.advice = Some("is the server running and listening there?".to_owned());
+        }
+        Failure {
+            for_good: io_error(error).is_none(),
+            attempt,
+            other_encryption: false,
+        }
+    }
+
+    fn password_origin(&self) -> Option<String> {
+        match (&self.settings.password, &self.settings.passfile) {
+            (None, Some(file)) => Some(format!("password retrieved from file {}", file.display())),
+            _ => None,
+        }
+    }
+}
+
+enum Outcome {
+    Session(Box<PgSession>),
+    Failed(Failed),
+}
+
+/// A round that found no server.
+#[derive(Default)]
+struct Failed {
+    attempts: Vec<Attempt>,
+    for_good: bool,
+}
+
+/// One address of one host.
+struct Target<'a> {
+    host: &'a HostSpec,
+    address: EndpointAddress,
+    port: u16,
+    wanted: TargetSessionAttrs,
+}
+
+impl fmt::Display for Target<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.address, self.host) {
+            (
+                EndpointAddress::Tcp(address),
+                HostSpec::Tcp {
+                    name: Some(name), ..
+                },
+            ) if *name != address.to_string() => {
+                write!(f, "{name} ({address}) port {}", self.port)
+            }
+            _ => write!(f, "{}", self.host),
+        }
+    }
+}
+
+/// One failed attempt and what it means for the others.
+struct Failure {
+    attempt: Attempt,
+    /// No other host is asked: the answer would be the same.
+    for_good: bool,
+    /// The other kind of encryption may work.
+    other_encryption: bool,
+}
+
+enum OpenError {
+    Failed(Failure),
+    Stop(PgError),
+}
+
+impl From<PgError> for OpenError {
+    fn from(error: PgError) -> Self {
+        OpenError::Stop(error)
+    }
+}
+
+/// A failure after the login: the server may have gone down just then.
+fn later_failure(target: &Target<'_>, error: PgError) -> OpenError {
+    match error {
+        PgError::Lost { reason, .. } => OpenError::Failed(Failure {
+            attempt: Attempt {
+                target: target.to_string(),
+                reason,
+                code: None,
+                transient: true,
+                advice: None,
+            },
+            for_good: false,
+            other_encryption: false,
+        }),
+        other => OpenError::Stop(other),
+    }
+}
+
+type Opened = (
+    tokio_postgres::Client,
+    tokio::task::JoinHandle<()>,
+    std::sync::Arc<std::sync::Mutex<Option<String>>>,
+);
+
+/// Why one attempt failed.
+enum StartError {
+    Client(tokio_postgres::Error),
+    TimedOut(Duration),
+}
+
+/// What one attempt sends.
+struct Start<'a> {
+    settings: &'a ConnSettings,
+    target: &'a Target<'a>,
+    encrypted: bool,
+    password: &'a Result<Zeroizing<String>, String>,
+    /// Whose settings go into the start options; none sends no options at all.
+    profile: Option<SessionProfile>,
+}
+
+impl Start<'_> {
+    async fn open(&self, connector: &TlsConnector) -> Result<Opened, StartError> {
+        let config = self.config();
+        let opening = async {
+            match connector {
+                TlsConnector::Plain => {
+                    let (client, connection) = config
+                        .connect(tokio_postgres::NoTls)
+                        .await
+                        .map_err(StartError::Client)?;
+                    let (driver, words) = session::drive(connection);
+                    Ok((client, driver, words))
+                }
+                TlsConnector::Rustls(connector) => {
+                    let (client, connection) = config
+                        .connect(connector.clone())
+                        .await
+                        .map_err(StartError::Client)?;
+                    let (driver, words) = session::drive(connection);
+                    Ok((client, driver, words))
+                }
+            }
+        };
+        match self.settings.connect_timeout {
+            // The client's own limit ends with the TCP handshake; a server that accepts and says nothing needs this one.
+            Some(limit) => match tokio::time::timeout(limit, opening).await {
+                Ok(result) => result,
+                Err(_elapsed) => Err(StartError::TimedOut(limit)),
+            },
+            None => opening.await,
+        }
+    }
+
+    fn config(&self) -> config::Config {
+        let mut config = config::Config::new();
+        let settings = self.settings;
+        config
+            .user(&settings.user)
+            .dbname(&settings.dbname)
+            .application_name(&settings.application_name);
+        if let Ok(password) = self.password {
+            config.password(password.as_bytes());
+        }
+        match (&self.target.address, self.target.host) {
+            (EndpointAddress::Socket(directory), _) => {
+                config.host_path(directory);
+            }
+            (
+                EndpointAddress::Tcp(address),
+                HostSpec::Tcp {
+                    name: Some(name), ..
+                },
+            ) => {
+                config.host(name).hostaddr(*address);
+            }
+            (EndpointAddress::Tcp(address), _) => {
+                config.host(address.to_string()).hostaddr(*address);
+            }
+        }
+        config.port(self.target.port);
+        config.ssl_mode(if self.encrypted {
+            config::SslMode::Require
+        } else {
+            config::SslMode::Disable
+        });
+        if settings.tls.direct && self.encrypted {
+            config.ssl_negotiation(config::SslNegotiation::Direct);
+        }
+        config.channel_binding(match settings.channel_binding {
+            ChannelBinding::Disable => config::ChannelBinding::Disable,
+            ChannelBinding::Prefer => config::ChannelBinding::Prefer,
+            ChannelBinding::Require => config::ChannelBinding::Require,
+        });
+        self.set_transport(&mut config);
+        if let Some(profile) = self.profile {
+            let options = start_options(&settings.options, &profile.start_settings());
+            if !options.is_empty() {
+                config.options(options);
+            }
+        }
+        config
+    }
+
+    fn set_transport(&self, config: &mut config::Config) {
+        let keepalives = &self.settings.keepalives;
+        if let Some(limit) = self.settings.connect_timeout {
+            config.connect_timeout(limit);
+        }
+        if let Some(limit) = self.settings.tcp_user_timeout {
+            config.tcp_user_timeout(limit);
+        }
+        config.keepalives(keepalives.enabled);
+        // The kernel's two hours are longer than most firewalls remember a connection.
+        config.keepalives_idle(keepalives.idle.unwrap_or(Duration::from_secs(60)));
+        config.keepalives_interval(keepalives.interval.unwrap_or(Duration::from_secs(15)));
+        if let Some(count) = keepalives.count {
+            config.keepalives_retries(count);
+        }
+    }
+}
+
+/// Poolers such as PgBouncer refuse start options that they do not know.
+fn refuses_options(error: &tokio_postgres::Error) -> bool {
+    error.as_db_error().is_some_and(|db| {
+        matches!(db.code().code(), "08P01" | "0A000") && db.message().contains("startup parameter")
+    })
+}
+
+/// Says whether a server's refusal may pass.
+fn passes_later(code: &str) -> bool {
+    // Starting up or shutting down, crash or administrator shutdown, too many connections, connection failures.
+    matches!(code, "57P03" | "57P02" | "57P01" | "53300")
+        || (code.starts_with("08") && code != "08P01")
+}
+
+fn may_pass(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::NotFound
+            | io::ErrorKind::TimedOut
+            | io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NetworkDown
+    )
+}
+
+/// Why an encrypted connection failed, if it was the encryption.
+fn tls_failure(error: &tokio_postgres::Error, text: &str) -> Option<tls::Explanation> {
+    let inner = io_error(error)
+        .and_then(|io| io.get_ref())
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match inner {
+        Some(rustls) => Some(tls::explain(rustls)),
+        None if text.contains("does not support TLS") => Some(tls::Explanation {
+            reason: "server does not support TLS, but it was required".to_owned(),
+            advice: None,
+        }),
+        None if text.starts_with("error performing TLS handshake") && io_error(error).is_none() => {
+            Some(tls::Explanation {
+                reason: text.to_owned(),
+                advice: None,
+            })
+        }
+        None => None,
+    }
+}
+
+fn server_facts(session: &mut PgSession) -> Result<ServerFacts, PgError> {
+    let messages = session.simple_query(
+        "SELECT pg_catalog.current_setting('server_version_num'), pg_catalog.current_setting('server_version'), \
+         pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only')",
+    )?;
+    let row = messages.iter().find_map(|message| match message {
+        tokio_postgres::SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    let text = |column| row.and_then(|row| row.get(column)).unwrap_or_default();
+    let version_num =
+        text(0)
+            .parse()
+            .map_err(|_cause: std::num::ParseIntError| PgError::Protocol {
+                endpoint: session.endpoint().to_string(),
+                reason: format!("server_version_num is \"{}\"", text(0)),
+            })?;
+    Ok(ServerFacts {
+        version_num,
+        version: text(1).to_owned(),
+        in_recovery: text(2) == "t",
+        read_only: text(3) == "on",
+    })
+}
+
+/// Says why a server is not of the kind that is wanted.
+fn unwanted(wanted: TargetSessionAttrs, facts: &ServerFacts) -> Option<String> {
+    let reason = match wanted {
+        TargetSessionAttrs::ReadWrite if facts.read_only || facts.in_recovery => {
+            "session is read-only"
+        }
+        TargetSessionAttrs::ReadOnly if !facts.read_only && !facts.in_recovery => {
+            "session is not read-only"
+        }
+        TargetSessionAttrs::Primary if facts.in_recovery => "server is in hot standby mode",
+        TargetSessionAttrs::Standby | TargetSessionAttrs::PreferStandby if !facts.in_recovery => {
+            "server is not in hot standby mode"
+        }
+        _ => return None,
+    };
+    Some(reason.to_owned())
+}
+
+/// Mixes a list. Spreading load needs no better randomness than the seed of a hash table.
+fn shuffle<T>(list: &mut [T]) {
+    let state = RandomState::new();
+    for last in (1..list.len()).rev() {
+        let range = u64::try_from(last + 1).expect("a list fits into memory");
+        let other = usize::try_from(state.hash_one(last) % range)
+            .expect("it is below the length of the list");
+        list.swap(last, other);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_limit() {
+        let policy = RetryPolicy::default();
+        let pauses: Vec<u128> = (1..=8)
+            .map(|round| policy.pause_after(round).as_millis())
+            .collect();
+        assert_eq!(pauses, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
+    }
+
+    #[test]
+    fn start_options_protect_spaces_and_keep_the_users_own() {
+        assert_eq!(start_options("", &[]), "");
+        assert_eq!(
+            start_options("-c geqo=off ", &[("a", "b c"), ("search_path", "")]),
+            r"-c geqo=off -c a=b\ c -c search_path="
+        );
+        assert_eq!(start_options("", &[("a", r"b\c")]), r"-c a=b\\c");
+    }
+
+    #[test]
+    fn servers_of_the_wrong_kind() {
+        let facts = |in_recovery, read_only| ServerFacts {
+            in_recovery,
+            read_only,
+            ..ServerFacts::default()
+        };
+        let (primary, standby, frozen) =
+            (facts(false, false), facts(true, true), facts(false, true));
+        let check = |wanted, expected: [bool; 3]| {
+            let found =
+                [&primary, &standby, &frozen].map(|facts| unwanted(wanted, facts).is_none());
+            assert_eq!(found, expected, "{wanted:?}");
+        };
+        check(TargetSessionAttrs::Any, [true, true, true]);
+        check(TargetSessionAttrs::ReadWrite, [true, false, false]);
+        check(TargetSessionAttrs::ReadOnly, [false, true, true]);
+        check(TargetSessionAttrs::Primary, [true, false, true]);
+        check(TargetSessionAttrs::Standby, [false, true, false]);
+    }
+
+    #[test]
+    fn a_shuffled_list_keeps_its_members() {
+        let mut list: Vec<u32> = (0..50).collect();
+        shuffle(&mut list);
+        list.sort_unstable();
+        assert_eq!(list, (0..50).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn settings_follow_the_version() {
+        let old = SessionProfile::Dump.later_statements(90_300);
+        assert!(
+            old.contains("lock_timeout") && !old.contains("row_security") && !old.contains("jit")
+        );
+        assert!(
+            SessionProfile::Dump
+                .later_statements(170_000)
+                .contains("transaction_timeout")
+        );
+        assert_eq!(SessionProfile::Plain.later_statements(170_000), "");
+    }
+}

@@ -1,0 +1,506 @@
+//! [`PgSession`]: one connection to one server, for code that blocks.
+//!
+//! Each session runs its own current-thread runtime; the connection makes progress only while one of its
+//! methods runs. So an idle session must be pinged now and then ([`PgSession::ping`]) where a firewall or
+//! `idle_session_timeout` would cut it. The server's back pressure is the caller's: a slow row callback
+//! stops the reading, nothing is buffered beyond a few hundred kilobytes.
+//!
+//! Statements with parameters use the extended protocol; `batch_execute` and `simple_query` use the simple one.
+
+use std::fmt;
+use std::future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinHandle;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{AsyncMessage, CancelToken, Client, Row, SimpleQueryMessage};
+
+use super::connect::{Connector, Endpoint};
+use super::error::{PgError, ServerError, chain};
+use super::tls::TlsConnector;
+
+/// Rows that are handed on between two visits to the runtime: enough to make its cost vanish, few
+/// enough to hold little memory.
+const ROWS_PER_TURN_MAX: usize = 256;
+const BYTES_PER_TURN_MAX: usize = 256 * 1024;
+/// How long a cancel request may take before we give up on it.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the connection learned outside of any request: a FATAL message before the end, mostly.
+type LastWords = Arc<Mutex<Option<String>>>;
+
+/// A blocking session with one server.
+pub struct PgSession {
+    client: Client,
+    driver: JoinHandle<()>,
+    last_words: LastWords,
+    tls: TlsConnector,
+    connector: Connector,
+    endpoint: Endpoint,
+    endpoint_text: String,
+    facts: ServerFacts,
+    // Last, so that it outlives the tasks that it runs.
+    runtime: Runtime,
+}
+
+/// What a server says of itself at the start of a session.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServerFacts {
+    /// `server_version_num`, such as 150020.
+    pub version_num: u32,
+    /// `server_version`, such as `15.20 (Debian 15.20-0+deb12u1)`.
+    pub version: String,
+    /// Whether it is a standby.
+    pub in_recovery: bool,
+    /// Whether its transactions are read-only by default.
+    pub read_only: bool,
+}
+
+impl fmt::Debug for PgSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PgSession")
+            .field("endpoint", &self.endpoint)
+            .field("facts", &self.facts)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The parts from which a connection attempt makes a session.
+pub(super) struct Parts {
+    pub(super) client: Client,
+    pub(super) driver: JoinHandle<()>,
+    pub(super) last_words: LastWords,
+    pub(super) tls: TlsConnector,
+    pub(super) connector: Connector,
+    pub(super) endpoint: Endpoint,
+    pub(super) runtime: Runtime,
+}
+
+impl PgSession {
+    pub(super) fn from_parts(parts: Parts) -> Self {
+        let endpoint_text = parts.endpoint.to_string();
+        Self {
+            client: parts.client,
+            driver: parts.driver,
+            last_words: parts.last_words,
+            tls: parts.tls,
+            connector: parts.connector,
+            endpoint: parts.endpoint,
+            endpoint_text,
+            facts: ServerFacts::default(),
+            runtime: parts.runtime,
+        }
+    }
+
+    pub(super) fn set_facts(&mut self, facts: ServerFacts) {
+        self.facts = facts;
+    }
+
+    /// Returns the server, database and role of this session.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Returns what the server said of itself when the session began.
+    #[must_use]
+    pub fn facts(&self) -> &ServerFacts {
+        &self.facts
+    }
+
+    /// Returns `server_version_num`.
+    #[must_use]
+    pub fn version_num(&self) -> u32 {
+        self.facts.version_num
+    }
+
+    /// Returns a connector that is tied to this very server: for workers, other databases, children.
+    #[must_use]
+    pub fn connector(&self) -> Connector {
+        self.connector.pinned_to(&self.endpoint)
+    }
+
+    /// Says whether the connection is known to be gone.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed() || self.driver.is_finished()
+    }
+
+    /// Runs a statement with parameters and returns its rows.
+    pub fn query(
+        &mut self,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, PgError> {
+        let result = self.run(self.client.query(sql, parameters));
+        result.map_err(|error| self.error(&error))
+    }
+
+    /// Runs a statement that gives exactly one row.
+    pub fn query_one(
+        &mut self,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Row, PgError> {
+        let result = self.run(self.client.query_one(sql, parameters));
+        result.map_err(|error| self.error(&error))
+    }
+
+    /// Runs a statement that gives one row or none.
+    pub fn query_opt(
+        &mut self,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Option<Row>, PgError> {
+        let result = self.run(self.client.query_opt(sql, parameters));
+        result.map_err(|error| self.error(&error))
+    }
+
+    /// Runs a statement and hands on its rows one by one, for results that should not be held in memory.
+    ///
+    /// An error of `each` ends the statement on the server too.
+    pub fn query_each<E: From<PgError>>(
+        &mut self,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+        each: &mut dyn FnMut(&Row) -> Result<(), E>,
+    ) -> Result<u64, E> {
+        let stream = self
+            .runtime
+            .block_on(self.client.query_raw(sql, parameters.iter().copied()));
+        let mut stream = Box::pin(stream.map_err(|error| self.error(&error))?);
+        let mut count = 0;
+        loop {
+            let turn = self.runtime.block_on(next_turn(&mut stream, |_row| 1024));
+            for row in turn.items {
+                if let Err(error) = each(&row) {
+                    // Nobody reads any more, so nothing may wait for a reader.
+                    drop(stream);
+                    self.abandon();
+                    return Err(error);
+                }
+                count += 1;
+            }
+            match turn.end {
+                None => {}
+                Some(Ok(())) => return Ok(count),
+                Some(Err(error)) => return Err(self.error(&error).into()),
+            }
+        }
+    }
+
+    /// Runs a statement and returns the number of rows that it touched.
+    pub fn execute(
+        &mut self,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<u64, PgError> {
+        let result = self.run(self.client.execute(sql, parameters));
+        result.map_err(|error| self.error(&error))
+    }
+
+    /// Runs one or several statements without parameters; stops at the first that fails.
+    pub fn batch_execute(&mut self, sql: &str) -> Result<(), PgError> {
+        let result = self.run(self.client.batch_execute(sql));
+        result.map_err(|error| self.error(&error))
+    }
+
+    /// Runs statements by the simple protocol and returns rows as text.
+    pub fn simple_query(&mut self, sql: &str) -> Result<Vec<SimpleQueryMessage>, PgError> {
+        let result = self.run(self.client.simple_query(sql));
+        result.map_err(|error| self.error(&error))
+    }
+
+    /// Runs one query by the simple protocol and returns its first column as text.
+    pub fn simple_column(&mut self, sql: &str) -> Result<Vec<Option<String>>, PgError> {
+        let messages = self.simple_query(sql)?;
+        Ok(messages
+            .iter()
+            .filter_map(|message| match message {
+                SimpleQueryMessage::Row(row) => Some(row.get(0).map(str::to_owned)),
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// Runs `COPY … TO STDOUT` and hands each CopyData message on: in text format that is one row with its
+    /// line end. Returns the number of messages.
+    ///
+    /// An error of `each` ends the COPY on the server too, and the session stays usable (its transaction does not).
+    pub fn copy_out<E: From<PgError>>(
+        &mut self,
+        sql: &str,
+        each: &mut dyn FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<u64, E> {
+        let stream = self.runtime.block_on(self.client.copy_out(sql));
+        let mut stream = Box::pin(stream.map_err(|error| self.error(&error))?);
+        let mut count = 0;
+        loop {
+            let turn = self.runtime.block_on(next_turn(&mut stream, Bytes::len));
+            for row in turn.items {
+                if let Err(error) = each(&row) {
+                    // Nobody reads any more, so nothing may wait for a reader.
+                    drop(stream);
+                    self.abandon();
+                    return Err(error);
+                }
+                count += 1;
+            }
+            match turn.end {
+                None => {}
+                Some(Ok(())) => return Ok(count),
+                Some(Err(error)) => return Err(self.error(&error).into()),
+            }
+        }
+    }
+
+    /// Runs `COPY … FROM STDIN` with the bytes that `feed` gives, until it gives `None`. Returns the number of rows.
+    ///
+    /// Pieces need not end at row ends; 64 KiB and more is a good size. An error of `feed` aborts the COPY,
+    /// nothing of it remains. A row that the server refuses is reported at the end only: until then it throws
+    /// away what comes, and the client has no sign of it.
+    pub fn copy_in<E: From<PgError>>(
+        &mut self,
+        sql: &str,
+        feed: &mut dyn FnMut() -> Result<Option<Bytes>, E>,
+    ) -> Result<u64, E> {
+        let sink = self.runtime.block_on(self.client.copy_in::<_, Bytes>(sql));
+        let mut sink = Box::pin(sink.map_err(|error| self.error(&error))?);
+        loop {
+            let piece = match feed() {
+                Ok(Some(piece)) => piece,
+                Ok(None) => break,
+                Err(error) => {
+                    drop(sink);
+                    // The failed COPY is answered with an error; after this round trip the session is in step again.
+                    if let Err(lost) = self.runtime.block_on(self.client.simple_query("")) {
+                        tracing::debug!(reason = %chain(&lost), "an aborted COPY ended badly");
+                    }
+                    return Err(error);
+                }
+            };
+            if piece.is_empty() {
+                continue;
+            }
+            let sent = self.runtime.block_on(sink.feed(piece));
+            if let Err(error) = sent {
+                // The sink only knows that it was closed; the end of the COPY knows why.
+                let end = self.runtime.block_on(sink.as_mut().finish());
+                return Err(self.error(end.as_ref().err().unwrap_or(&error)).into());
+            }
+        }
+        let rows = self.runtime.block_on(sink.as_mut().finish());
+        rows.map_err(|error| self.error(&error).into())
+    }
+
+    /// Makes a round trip, so that neither side takes the session for dead, and learns whether it is.
+    pub fn ping(&mut self) -> Result<(), PgError> {
+        let result = self.run(self.client.simple_query(""));
+        result
+            .map(|_messages| ())
+            .map_err(|error| self.error(&error))
+    }
+
+    /// Returns a handle that can end the running statement from another thread.
+    #[must_use]
+    pub fn cancel_handle(&self) -> CancelHandle {
+        CancelHandle {
+            token: self.client.cancel_token(),
+            tls: self.tls.clone(),
+            endpoint: self.endpoint_text.clone(),
+        }
+    }
+
+    /// Says goodbye; dropping the session does the same without waiting.
+    pub fn close(self) {
+        let PgSession {
+            client,
+            driver,
+            runtime,
+            ..
+        } = self;
+        drop(client);
+        let end =
+            runtime.block_on(async { tokio::time::timeout(Duration::from_secs(2), driver).await });
+        if end.is_err() {
+            tracing::debug!("a session did not end in time");
+        }
+    }
+
+    /// Runs a request after a look at what has arrived meanwhile: the last words of a server must be read
+    /// before a write to the closed connection hides them.
+    fn run<T>(&self, request: impl Future<Output = T>) -> T {
+        self.runtime.block_on(async {
+            tokio::task::yield_now().await;
+            request.await
+        })
+    }
+
+    /// Ends a stream whose reader has given up.
+    fn abandon(&mut self) {
+        let cancelled = self
+            .runtime
+            .block_on(send_cancel(self.client.cancel_token(), self.tls.clone()));
+        if let Err(reason) = cancelled {
+            tracing::debug!(reason, "cannot cancel a statement");
+        }
+        if let Err(error) = self.runtime.block_on(self.client.simple_query("")) {
+            tracing::debug!(reason = %chain(&error), "a cancelled statement ended badly");
+        }
+    }
+
+    /// Puts a client error into our terms, with the last words of the server where the connection is gone.
+    fn error(&self, error: &tokio_postgres::Error) -> PgError {
+        if error.as_db_error().is_none() {
+            // The driver may not have run since the end came.
+            self.runtime.block_on(tokio::task::yield_now());
+            let words = self
+                .last_words
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone();
+            if let Some(reason) = words {
+                return PgError::Lost {
+                    endpoint: self.endpoint_text.clone(),
+                    reason,
+                };
+            }
+        }
+        PgError::from_client(&self.endpoint_text, error)
+    }
+}
+
+/// What one visit to the runtime brought.
+struct Turn<T> {
+    items: Vec<T>,
+    end: Option<Result<(), tokio_postgres::Error>>,
+}
+
+/// Waits for one item and takes those that are there already, up to a limit.
+async fn next_turn<T, S>(stream: &mut S, bytes_of: impl Fn(&T) -> usize) -> Turn<T>
+where
+    S: futures_util::Stream<Item = Result<T, tokio_postgres::Error>> + Unpin,
+{
+    let mut items = Vec::with_capacity(64);
+    let mut bytes = 0;
+    let mut next = stream.next().await;
+    loop {
+        match next {
+            Some(Ok(item)) => {
+                bytes += bytes_of(&item);
+                items.push(item);
+            }
+            Some(Err(error)) => {
+                return Turn {
+                    items,
+                    end: Some(Err(error)),
+                };
+            }
+            None => {
+                return Turn {
+                    items,
+                    end: Some(Ok(())),
+                };
+            }
+        }
+        if items.len() >= ROWS_PER_TURN_MAX || bytes >= BYTES_PER_TURN_MAX {
+            return Turn { items, end: None };
+        }
+        match future::poll_fn(|context| Poll::Ready(stream.poll_next_unpin(context))).await {
+            Poll::Ready(item) => next = item,
+            Poll::Pending => return Turn { items, end: None },
+        }
+    }
+}
+
+/// Makes the runtime of one session.
+pub(super) fn new_runtime() -> Result<Runtime, PgError> {
+    Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| PgError::local("cannot start the runtime of a database session", error))
+}
+
+/// Starts the task that moves the bytes of a connection.
+pub(super) fn drive<S, T>(
+    mut connection: tokio_postgres::Connection<S, T>,
+) -> (JoinHandle<()>, LastWords)
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let last_words: LastWords = Arc::default();
+    let words = Arc::clone(&last_words);
+    let task = tokio::spawn(async move {
+        loop {
+            match future::poll_fn(|context| connection.poll_message(context)).await {
+                Some(Ok(AsyncMessage::Notice(notice))) => {
+                    tracing::debug!(
+                        severity = notice.severity(),
+                        message = notice.message(),
+                        "server notice"
+                    );
+                }
+                Some(Ok(_)) => {}
+                Some(Err(error)) => {
+                    let text = match error.as_db_error() {
+                        Some(db) => ServerError::from(db).to_string(),
+                        None => chain(&error),
+                    };
+                    *words.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+                    return;
+                }
+                None => return,
+            }
+        }
+    });
+    (task, last_words)
+}
+
+/// Ends the running statement of a session, from any thread.
+#[derive(Clone)]
+pub struct CancelHandle {
+    token: CancelToken,
+    tls: TlsConnector,
+    endpoint: String,
+}
+
+impl fmt::Debug for CancelHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CancelHandle")
+            .field("endpoint", &self.endpoint)
+            .finish_non_exhaustive()
+    }
+}
+
+impl CancelHandle {
+    /// Asks the server to end the statement; what runs then ends with SQLSTATE 57014. Must not be called
+    /// from asynchronous code.
+    pub fn cancel(&self) -> Result<(), PgError> {
+        new_runtime()?
+            .block_on(send_cancel(self.token.clone(), self.tls.clone()))
+            .map_err(|reason| PgError::Lost {
+                endpoint: self.endpoint.clone(),
+                reason,
+            })
+    }
+}
+
+async fn send_cancel(token: CancelToken, tls: TlsConnector) -> Result<(), String> {
+    let request = async {
+        match tls {
+            TlsConnector::Plain => token.cancel_query(tokio_postgres::NoTls).await,
+            TlsConnector::Rustls(connector) => token.cancel_query(connector).await,
+        }
+    };
+    match tokio::time::timeout(CANCEL_TIMEOUT, request).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(chain(&error)),
+        Err(_elapsed) => Err("the cancel request got no answer in time".to_owned()),
+    }
+}
