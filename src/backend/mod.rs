@@ -140,7 +140,8 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// Returns the space that is left, where the store has a limit.
     fn free_bytes(&self) -> Result<Option<u64>, BackendError>;
 
-    /// Returns the root of a repository that lies in this host's file system, so that nobody backs it up into itself.
+    /// Returns the root of a repository that lies in this host's file system, so that nobody backs it up into itself. It is
+    /// absolute; links in it are not resolved.
     fn local_path(&self) -> Option<&Path> {
         None
     }
