@@ -16,7 +16,6 @@
 //! | [`envelope`] | HPKE: a data key wrapped to a public key |
 //! | [`seal`] | headers with keys, whole objects, segments |
 //! | [`wrap`] | key objects: passphrases, key files, recovery keys |
-//! | [`key_text`] | key files and recovery keys as text |
 //! | [`process`] | no core dumps |
 //!
 //! Invariants:
@@ -31,7 +30,6 @@
 pub mod aead;
 pub mod envelope;
 pub mod kdf;
-pub mod key_text;
 pub mod keys;
 pub mod process;
 pub mod random;
@@ -40,7 +38,6 @@ pub mod secret;
 pub mod wrap;
 
 pub use aead::{ObjectKey, TAG_LEN};
-pub use key_text::{key_file_text, parse_key_text, recovery_text};
 pub use keys::{ChunkIdKey, Keyring, MissingSecret, RowDigestSecret};
 pub use process::disable_core_dumps;
 pub use random::{Random, SeededRandom, SystemRandom};
