@@ -182,6 +182,8 @@ impl PackWriter {
         for slot in &self.shared.slots {
             if let Some(pack) = lock(slot).pack.take()
                 && let Some(pack) = lock(&pack).take()
+                // A frame that was reserved and never came belongs to a worker that failed: such a pack stays garbage.
+                && pack.pending == 0
                 && !pack.directory.frames.is_empty()
             {
                 self.close(pack)?;

@@ -128,9 +128,10 @@ impl Engine {
             .iter()
             .map(ToString::to_string)
             .collect();
-        let (index, adopted) = load(repository, session, &mut damage)?;
+        let (index, adopted, whole) = load(repository, session, &mut damage)?;
         let index = Arc::new(index);
-        let parents = match repository.keyring().secrets().seal_private {
+        // With a hole in the index nothing is taken over unseen: every file is read, and what is missing is stored again.
+        let parents = match whole && repository.keyring().secrets().seal_private {
             true => snapshots::list(repository, session.start(), &mut |e| {
                 damage.push(e.to_string())
             })?,
@@ -322,7 +323,7 @@ fn load(
     repository: &Arc<Repository>,
     session: &Session,
     damage: &mut Vec<String>,
-) -> Result<(ChunkIndex, Adopted)> {
+) -> Result<(ChunkIndex, Adopted, bool)> {
     let state = session.start();
     let mut runs = Vec::new();
     for name in state.index().keys() {
@@ -336,6 +337,7 @@ fn load(
             Err(e) => return Err(e.into()),
         }
     }
+    let whole = runs.len() == state.index().len();
     let mut loose = Vec::new();
     repository.backend().list(ObjectKind::Index, &mut |info| {
         if let Some(hash) = info.name.hash() {
@@ -365,6 +367,7 @@ fn load(
     Ok((
         ChunkIndex::build(runs, |pack| !state.is_unusable_pack(pack)),
         adopted,
+        whole,
     ))
 }
 
