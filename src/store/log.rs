@@ -236,7 +236,9 @@ mod tests {
         let memory = Memory::new();
         let repository = testing::create(Arc::new(memory.clone()), 1).unwrap();
         for _ in 0..len {
-            repository.append_or_refuse(&mut |state| Ok(state.validate_session())).unwrap();
+            repository
+                .append_or_refuse(&mut |state| Ok(state.validate_session()))
+                .unwrap();
         }
         (memory, repository)
     }
@@ -260,7 +262,10 @@ mod tests {
         assert_eq!((here.seq(), here.hash()), (there.seq(), there.hash()));
         assert_eq!(there.sessions().collect::<Vec<_>>(), vec![1, 2, 3, 4, 5]);
         let folded = Arc::clone(&there);
-        assert!(Arc::ptr_eq(&folded, &fresh.read_state().unwrap()), "nothing new is folded again");
+        assert!(
+            Arc::ptr_eq(&folded, &fresh.read_state().unwrap()),
+            "nothing new is folded again"
+        );
     }
 
     #[test]
@@ -275,7 +280,10 @@ mod tests {
             let error = repository.read_state().unwrap_err();
             assert!(error.is_damage(), "{error}");
             let next = ObjectName::log(seq + 1).to_string();
-            let named = error.to_string().contains(&ObjectName::log(seq).to_string()) || error.to_string().contains(&next);
+            let named = error
+                .to_string()
+                .contains(&ObjectName::log(seq).to_string())
+                || error.to_string().contains(&next);
             assert!(named, "{error}");
             assert_eq!(repository.known_state().seq(), 0, "what was known stays");
         };
@@ -305,13 +313,20 @@ mod tests {
             other.remove(&ObjectName::log(2));
             let repository = testing::open(Arc::new(other.clone()), 9);
             for _ in 0..2 {
-                repository.append_or_refuse(&mut |state| Ok(state.validate_session())).unwrap();
+                repository
+                    .append_or_refuse(&mut |state| Ok(state.validate_session()))
+                    .unwrap();
             }
             (other, repository)
         };
-        memory.replace(&ObjectName::log(2), other.contents()[&ObjectName::log(2)].clone());
+        memory.replace(
+            &ObjectName::log(2),
+            other.contents()[&ObjectName::log(2)].clone(),
+        );
         let error = testing::open(Arc::new(memory), 2).read_state().unwrap_err();
-        let StoreError::BrokenLog(broken) = error else { panic!("{error}") };
+        let StoreError::BrokenLog(broken) = error else {
+            panic!("{error}")
+        };
         assert_eq!((broken.seq, broken.why), (3, Violation::Chain));
     }
 
@@ -322,9 +337,15 @@ mod tests {
             memory.remove(&ObjectName::log(hole));
             let repository = testing::open(Arc::new(memory.clone()), 2);
             let error = repository.read_state().unwrap_err();
-            assert!(matches!(error, StoreError::LogGap { missing, later: 5 } if missing == hole), "{error}");
+            assert!(
+                matches!(error, StoreError::LogGap { missing, later: 5 } if missing == hole),
+                "{error}"
+            );
             let append = repository.append_or_refuse(&mut |state| Ok(state.validate_session()));
-            assert!(append.is_err() && !memory.contents().contains_key(&ObjectName::log(hole)), "no one fills a hole");
+            assert!(
+                append.is_err() && !memory.contents().contains_key(&ObjectName::log(hole)),
+                "no one fills a hole"
+            );
         }
     }
 
@@ -339,7 +360,9 @@ mod tests {
         let (memory, _) = with_entries(3);
         let before = memory.contents();
         let repository = remembering(&memory);
-        repository.append_or_refuse(&mut |state| Ok(state.validate_session())).unwrap();
+        repository
+            .append_or_refuse(&mut |state| Ok(state.validate_session()))
+            .unwrap();
         assert_eq!(remembering(&memory).read_state().unwrap().seq(), 4);
 
         let rolled_back = Memory::with_contents(before.clone());
@@ -347,10 +370,15 @@ mod tests {
         assert!(matches!(error, StoreError::Rollback { .. }), "{error}");
         let other = testing::open(Arc::new(rolled_back.clone()), 6);
         for _ in 0..2 {
-            other.append_or_refuse(&mut |state| Ok(state.validate_session())).unwrap();
+            other
+                .append_or_refuse(&mut |state| Ok(state.validate_session()))
+                .unwrap();
         }
         let error = remembering(&rolled_back).read_state().unwrap_err();
-        assert!(matches!(error, StoreError::Rollback { .. }), "another history of the same length: {error}");
+        assert!(
+            matches!(error, StoreError::Rollback { .. }),
+            "another history of the same length: {error}"
+        );
     }
 
     #[test]
@@ -360,10 +388,16 @@ mod tests {
         let session = repository.open_session().unwrap();
         let (pack, runs) = testing::store_chunks(&session, &[1]);
         let record = session.write_record(&Default::default(), &runs).unwrap();
-        session.commit(&record, &runs, &Default::default(), &[]).unwrap();
+        session
+            .commit(&record, &runs, &Default::default(), &[])
+            .unwrap();
         let seen = repository.read_state().unwrap();
         let name = ObjectName::hashed(ObjectKind::Pack, pack.0);
-        let explain = |seen: &State| repository.explain_absent(seen, &name, Some(&record.name())).unwrap();
+        let explain = |seen: &State| {
+            repository
+                .explain_absent(seen, &name, Some(&record.name()))
+                .unwrap()
+        };
         assert!(matches!(explain(&seen), Absent::Damage));
         repository.open_session().unwrap();
         assert!(matches!(explain(&seen), Absent::Moved(now) if now.seq() == seen.seq() + 1));

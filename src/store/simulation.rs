@@ -50,12 +50,21 @@ impl Dice {
 
 /// Chunks of a record: the test's records carry them as their name.
 fn chunks_of(record: &Record) -> BTreeSet<u8> {
-    record.name.as_deref().unwrap_or_default().split_terminator(',').map(|n| n.parse().unwrap()).collect()
+    record
+        .name
+        .as_deref()
+        .unwrap_or_default()
+        .split_terminator(',')
+        .map(|n| n.parse().unwrap())
+        .collect()
 }
 
 fn record_of(chunks: &BTreeSet<u8>) -> Record {
     let name = chunks.iter().map(|chunk| format!("{chunk},")).collect();
-    Record { name: Some(name), ..Record::default() }
+    Record {
+        name: Some(name),
+        ..Record::default()
+    }
 }
 
 /// Uncondemned packs of the index at `state`, with what they hold. An error is a run that is absent: the log went on.
@@ -68,10 +77,16 @@ fn index_of(repository: &Repository, state: &State) -> Result<Packs, StoreError>
     Ok(packs)
 }
 
-fn add_run(repository: &Repository, name: &ObjectHash, packs: &mut Packs) -> Result<(), StoreError> {
+fn add_run(
+    repository: &Repository,
+    name: &ObjectHash,
+    packs: &mut Packs,
+) -> Result<(), StoreError> {
     let run = repository.load_run(name)?;
     for pack in &run.packs {
-        packs.entry(pack.name).or_insert_with(|| (pack.clone(), BTreeSet::new()));
+        packs
+            .entry(pack.name)
+            .or_insert_with(|| (pack.clone(), BTreeSet::new()));
     }
     for entry in &run.entries {
         let pack = &run.packs[usize::try_from(entry.pack).unwrap()];
@@ -81,7 +96,11 @@ fn add_run(repository: &Repository, name: &ObjectHash, packs: &mut Packs) -> Res
 }
 
 fn held(packs: &Packs) -> BTreeSet<u8> {
-    packs.values().flat_map(|(_, chunks)| chunks).copied().collect()
+    packs
+        .values()
+        .flat_map(|(_, chunks)| chunks)
+        .copied()
+        .collect()
 }
 
 /// A run that makes a backup.
@@ -103,7 +122,9 @@ impl Writer {
     fn new(session: Session, dice: &mut Dice) -> Result<Option<Self>, StoreError> {
         let state = Arc::clone(session.start());
         let repository = Arc::clone(session.repository());
-        let Ok(index) = index_of(&repository, &state) else { return Ok(None) };
+        let Ok(index) = index_of(&repository, &state) else {
+            return Ok(None);
+        };
         let mut writer = Self {
             target: dice.subset(),
             inherited: BTreeSet::new(),
@@ -118,12 +139,18 @@ impl Writer {
         };
         let live: Vec<_> = state.live().keys().copied().collect();
         if let Some(parent) = dice.pick(&live).filter(|_| dice.one_in(2)) {
-            let Ok(record) = repository.load_record(&parent) else { return Ok(None) };
+            let Ok(record) = repository.load_record(&parent) else {
+                return Ok(None);
+            };
             writer.inherited = chunks_of(&record);
             writer.target.extend(&writer.inherited);
             writer.parents.push(parent);
         }
-        let wanted: Vec<_> = writer.target.difference(&writer.inherited).copied().collect();
+        let wanted: Vec<_> = writer
+            .target
+            .difference(&writer.inherited)
+            .copied()
+            .collect();
         writer.resolve(&index, wanted, dice);
         Ok(Some(writer))
     }
@@ -131,7 +158,11 @@ impl Writer {
     /// Finds each chunk in the index, or puts it on the list of what is to be stored.
     fn resolve(&mut self, index: &Packs, wanted: Vec<u8>, dice: &mut Dice) {
         for chunk in wanted {
-            let holders: Vec<_> = index.iter().filter(|(_, (_, chunks))| chunks.contains(&chunk)).map(|(pack, _)| *pack).collect();
+            let holders: Vec<_> = index
+                .iter()
+                .filter(|(_, (_, chunks))| chunks.contains(&chunk))
+                .map(|(pack, _)| *pack)
+                .collect();
             match dice.pick(&holders) {
                 Some(pack) => drop(self.reused.entry(pack).or_default().insert(chunk)),
                 None => drop(self.to_store.insert(chunk)),
@@ -142,34 +173,64 @@ impl Writer {
     /// One step; true when it is done.
     fn step(&mut self, dice: &mut Dice, interfere: &mut dyn FnMut()) -> Result<bool, StoreError> {
         if !self.to_store.is_empty() {
-            let some: Vec<u8> = self.to_store.iter().copied().take(1 + dice.below(3)).collect();
+            let some: Vec<u8> = self
+                .to_store
+                .iter()
+                .copied()
+                .take(1 + dice.below(3))
+                .collect();
             let (durable, pack) = store_pack(&self.session, &some)?;
             self.durable.extend(durable);
             self.to_store.retain(|chunk| !some.contains(chunk));
-            self.own.insert(pack.name, (pack, some.into_iter().collect()));
+            self.own
+                .insert(pack.name, (pack, some.into_iter().collect()));
             return Ok(false);
         }
-        let named: BTreeSet<_> = self.runs.iter().flat_map(|(_, packs)| packs.iter()).copied().collect();
-        let unnamed: Vec<_> = self.own.iter().filter(|(pack, _)| !named.contains(pack)).collect();
+        let named: BTreeSet<_> = self
+            .runs
+            .iter()
+            .flat_map(|(_, packs)| packs.iter())
+            .copied()
+            .collect();
+        let unnamed: Vec<_> = self
+            .own
+            .iter()
+            .filter(|(pack, _)| !named.contains(pack))
+            .collect();
         if !unnamed.is_empty() {
-            let packs: Vec<_> = unnamed.iter().map(|(_, (pack, chunks))| (pack.clone(), chunks.iter().copied().collect())).collect();
-            self.runs.extend(self.session.write_runs(&self.durable, &[run_of(&packs)])?);
+            let packs: Vec<_> = unnamed
+                .iter()
+                .map(|(_, (pack, chunks))| (pack.clone(), chunks.iter().copied().collect()))
+                .collect();
+            self.runs
+                .extend(self.session.write_runs(&self.durable, &[run_of(&packs)])?);
             return Ok(false);
         }
         let Some(record) = self.record.clone() else {
-            self.record = Some(self.session.write_record(&record_of(&self.target), &self.runs)?);
+            self.record = Some(
+                self.session
+                    .write_record(&record_of(&self.target), &self.runs)?,
+            );
             return Ok(false);
         };
         interfere();
         let reused: HashSet<_> = self.reused.keys().copied().collect();
-        match self.session.commit(&record, &self.runs, &reused, &self.parents) {
+        match self
+            .session
+            .commit(&record, &self.runs, &reused, &self.parents)
+        {
             Ok(Commit::Done { .. }) | Err(StoreError::Forgotten { .. }) => Ok(true),
             Ok(Commit::Lost { lost, state }) => self.repair(&lost, &state, dice).map(|()| false),
             Err(error) => Err(error),
         }
     }
 
-    fn repair(&mut self, lost: &super::Lost, state: &State, dice: &mut Dice) -> Result<(), StoreError> {
+    fn repair(
+        &mut self,
+        lost: &super::Lost,
+        state: &State,
+        dice: &mut Dice,
+    ) -> Result<(), StoreError> {
         let index = index_of(self.session.repository(), state)?;
         let mut wanted = BTreeSet::new();
         for pack in &lost.packs {
@@ -199,12 +260,20 @@ fn make_gc(
     dice: &mut Dice,
     whole: bool,
 ) -> Result<Option<GcList>, StoreError> {
-    let Ok(index) = index_of(repository, state) else { return Ok(None) };
+    let Ok(index) = index_of(repository, state) else {
+        return Ok(None);
+    };
     let mut kept = HashSet::new();
     for root in state.roots() {
-        let Ok(record) = repository.load_record(&root) else { return Ok(None) };
+        let Ok(record) = repository.load_record(&root) else {
+            return Ok(None);
+        };
         for chunk in chunks_of(&record) {
-            let holders: Vec<_> = index.iter().filter(|(_, (_, chunks))| chunks.contains(&chunk)).map(|(pack, _)| *pack).collect();
+            let holders: Vec<_> = index
+                .iter()
+                .filter(|(_, (_, chunks))| chunks.contains(&chunk))
+                .map(|(pack, _)| *pack)
+                .collect();
             assert!(!holders.is_empty(), "the mark finds chunk {chunk} nowhere");
             if !holders.iter().any(|holder| kept.contains(holder)) {
                 kept.insert(dice.pick(&holders).unwrap());
@@ -217,16 +286,25 @@ fn make_gc(
     let backend = repository.backend();
     let mut candidates = |kind: ObjectKind| -> Result<Vec<ObjectHash>, StoreError> {
         let mut found = Vec::new();
-        backend.list(kind, &mut |info| found.extend(info.name.hash().map(ObjectHash)))?;
+        backend.list(kind, &mut |info| {
+            found.extend(info.name.hash().map(ObjectHash))
+        })?;
         found.retain(|hash| {
             let name = ObjectName::hashed(kind, hash.0);
-            let Ok(bytes) = backend.get(&name, crate::backend::ByteRange::All) else { return false };
+            let Ok(bytes) = backend.get(&name, crate::backend::ByteRange::All) else {
+                return false;
+            };
             let session = Header::decode(&bytes).unwrap().session;
-            state.condemned(&name).is_none() && !(spares && state.is_open(session)) && (whole || !dice.one_in(4))
+            state.condemned(&name).is_none()
+                && !(spares && state.is_open(session))
+                && (whole || !dice.one_in(4))
         });
         Ok(found)
     };
-    let mut list = GcList { packs: candidates(ObjectKind::Pack)?, ..GcList::default() };
+    let mut list = GcList {
+        packs: candidates(ObjectKind::Pack)?,
+        ..GcList::default()
+    };
     list.packs.retain(|pack| !kept.contains(pack));
     let listed: HashSet<_> = list.packs.iter().copied().collect();
     let gone = |pack: &ObjectHash| listed.contains(pack) || state.is_condemned_pack(pack);
@@ -246,7 +324,10 @@ fn make_gc(
         unnamed || merge || packs.is_empty()
     });
     if !merged.is_empty() {
-        let packs: Vec<_> = merged.into_values().map(|(pack, chunks)| (pack, chunks.into_iter().collect())).collect();
+        let packs: Vec<_> = merged
+            .into_values()
+            .map(|(pack, chunks)| (pack, chunks.into_iter().collect()))
+            .collect();
         let run = run_of(&packs);
         let name = repository.put_object(SealedKind::Index, 0, &run.encode())?;
         repository.keep_run_packs(&name, &run);
@@ -267,9 +348,14 @@ fn prune(
     interfere: &mut dyn FnMut(),
 ) -> Result<(), StoreError> {
     let mut decide = |state: &Arc<State>| {
-        let Some(content) = make_gc(repository, state, dice, whole)? else { return Ok(Decision::GiveUp(())) };
-        let list = repository.put_object(SealedKind::Gc, 0, &minicbor::to_vec(&content).unwrap())?;
-        let validated = state.validate_gc_of_a_test(list, repository).unwrap();
+        let Some(content) = make_gc(repository, state, dice, whole)? else {
+            return Ok(Decision::GiveUp(()));
+        };
+        let list =
+            repository.put_object(SealedKind::Gc, 0, &minicbor::to_vec(&content).unwrap())?;
+        let validated = state
+            .validate_gc_of_a_test(list, &content, repository)
+            .unwrap();
         interfere();
         Ok(Decision::Append(validated))
     };
@@ -390,7 +476,10 @@ impl World {
         let next = self.faulty.operations() + 1 + u64::try_from(self.dice.below(12)).unwrap();
         let fault = match self.dice.below(4) {
             0 => Some(Fault::lost_answer(next)),
-            1 => Some(Fault::once(next, crate::backend::BackendErrorKind::Transient)),
+            1 => Some(Fault::once(
+                next,
+                crate::backend::BackendErrorKind::Transient,
+            )),
             _ => None,
         };
         self.faulty.plan(fault);
@@ -399,12 +488,25 @@ impl World {
     /// I(n) and E, by brute force.
     fn check(&self) {
         let state = self.observer.read_state().unwrap();
-        let exists = |kind, hash: &ObjectHash| self.memory.exists(&ObjectName::hashed(kind, hash.0)).unwrap();
+        let exists = |kind, hash: &ObjectHash| {
+            self.memory
+                .exists(&ObjectName::hashed(kind, hash.0))
+                .unwrap()
+        };
         let index = index_of(&self.observer, &state).expect("every run of the index is there");
-        assert!(index.keys().all(|pack| exists(ObjectKind::Pack, pack)), "every pack of the index is there");
+        assert!(
+            index.keys().all(|pack| exists(ObjectKind::Pack, pack)),
+            "every pack of the index is there"
+        );
         for root in state.roots() {
-            let record = self.observer.load_record(&root).expect("every root's record is there");
-            assert!(chunks_of(&record).is_subset(&held(&index)), "every chunk of a root resolves");
+            let record = self
+                .observer
+                .load_record(&root)
+                .expect("every root's record is there");
+            assert!(
+                chunks_of(&record).is_subset(&held(&index)),
+                "every chunk of a root resolves"
+            );
         }
         for seq in 1..=state.seq() {
             assert!(self.memory.exists(&ObjectName::log(seq)).unwrap());
@@ -414,7 +516,13 @@ impl World {
     /// Everybody dies; one prune leaves what is needed.
     fn finish(mut self) -> (u32, u32) {
         self.writers.clear();
-        for session in self.observer.read_state().unwrap().sessions().collect::<Vec<_>>() {
+        for session in self
+            .observer
+            .read_state()
+            .unwrap()
+            .sessions()
+            .collect::<Vec<_>>()
+        {
             self.observer.expire(session).unwrap();
         }
         let pruner = testing::open(Arc::new(self.memory.clone()), 1);
@@ -430,7 +538,9 @@ impl World {
         for name in self.memory.contents().keys() {
             let hash = name.hash().map(ObjectHash).unwrap_or_default();
             let wanted = match name.kind() {
-                ObjectKind::Pack => index.get(&hash).is_some_and(|(_, chunks)| !chunks.is_disjoint(&needed)),
+                ObjectKind::Pack => index
+                    .get(&hash)
+                    .is_some_and(|(_, chunks)| !chunks.is_disjoint(&needed)),
                 ObjectKind::Index => state.index().contains_key(&hash),
                 ObjectKind::Snapshot => state.is_live(&hash),
                 ObjectKind::Gc => state.names_list(&hash),
@@ -462,5 +572,8 @@ fn run(seeds: std::ops::Range<u64>, steps: u32) -> (u32, u32) {
 #[test]
 fn random_histories_keep_every_invariant() {
     let (commits, repairs) = run(0..40, 80);
-    assert!(commits > 150 && repairs > 15, "too little happened: {commits} commits, {repairs} repairs");
+    assert!(
+        commits > 150 && repairs > 15,
+        "too little happened: {commits} commits, {repairs} repairs"
+    );
 }

@@ -47,12 +47,27 @@ pub(crate) fn chunk(number: u8) -> ChunkId {
 }
 
 /// Stores a pack that is said to hold these chunks.
-pub(crate) fn store_pack(session: &Session, chunks: &[u8]) -> Result<(PacksDurable, RunPack), StoreError> {
+pub(crate) fn store_pack(
+    session: &Session,
+    chunks: &[u8],
+) -> Result<(PacksDurable, RunPack), StoreError> {
     let repository = session.repository();
     let name = repository.put_object(SealedKind::Pack, session.number(), chunks)?;
-    let len = repository.backend().len(&ObjectName::hashed(ObjectKind::Pack, name.0))?;
-    let frame = RunFrame { raw_len: 1 << 20, ..RunFrame::default() };
-    Ok((PacksDurable::new([name]), RunPack { name, len, frames: vec![frame] }))
+    let len = repository
+        .backend()
+        .len(&ObjectName::hashed(ObjectKind::Pack, name.0))?;
+    let frame = RunFrame {
+        raw_len: 1 << 20,
+        ..RunFrame::default()
+    };
+    Ok((
+        PacksDurable::new([name]),
+        RunPack {
+            name,
+            len,
+            frames: vec![frame],
+        },
+    ))
 }
 
 /// A run of packs and the chunks that each holds.
@@ -61,7 +76,13 @@ pub(crate) fn run_of(packs: &[(RunPack, Vec<u8>)]) -> IndexRun {
     for (position, (pack, chunks)) in packs.iter().enumerate() {
         run.packs.push(pack.clone());
         let pack = u32::try_from(position).unwrap();
-        let entry = |number: &u8| IndexEntry { id: chunk(*number), pack, frame: 0, offset: 0, len: 1 };
+        let entry = |number: &u8| IndexEntry {
+            id: chunk(*number),
+            pack,
+            frame: 0,
+            offset: 0,
+            len: 1,
+        };
         run.entries.extend(chunks.iter().map(entry));
     }
     run.entries.sort();
@@ -72,6 +93,8 @@ pub(crate) fn run_of(packs: &[(RunPack, Vec<u8>)]) -> IndexRun {
 pub(crate) fn store_chunks(session: &Session, chunks: &[u8]) -> (ObjectHash, super::RunsDurable) {
     let (durable, pack) = store_pack(session, chunks).unwrap();
     let name = pack.name;
-    let runs = session.write_runs(&durable, &[run_of(&[(pack, chunks.to_vec())])]).unwrap();
+    let runs = session
+        .write_runs(&durable, &[run_of(&[(pack, chunks.to_vec())])])
+        .unwrap();
     (name, runs)
 }
