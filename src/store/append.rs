@@ -33,7 +33,7 @@ use crate::backend::{BackendError, BackendErrorKind, ByteRange, ObjectKind, Obje
 use crate::crypto::random::array;
 use crate::format::header::SealedKind;
 use crate::format::id::{Nonce, ObjectHash};
-use crate::format::log::{Action, LogEntry};
+use crate::format::log::{Action, GcList, LogEntry};
 
 /// How many races one append loses before it gives up.
 const RACES_MAX: u32 = 1000;
@@ -46,6 +46,8 @@ pub struct Validated {
     previous: ObjectHash,
     checkpoint: u64,
     action: Action,
+    /// The content of the gc list that the action names. The list itself may be gone by now, if another pruner was faster.
+    list: Option<GcList>,
 }
 
 /// What a writer wants to commit, and all that it relied on.
@@ -228,6 +230,7 @@ impl State {
             previous: self.hash(),
             checkpoint: self.checkpoint(),
             action,
+            list: None,
         }
     }
 }
@@ -321,7 +324,7 @@ impl Repository {
 
         // An entry that the fold refuses would stop everybody for ever, so it is folded in before it exists.
         let mut next = State::clone(&state);
-        next.fold(&entry, ObjectHash::of(&bytes), self)
+        next.fold_with(&entry, ObjectHash::of(&bytes), validated.list, self)
             .map_err(would_break)?;
 
         // Own objects are durable already: their types say so. Entry n may be somebody else's.
@@ -384,5 +387,570 @@ fn would_break(error: StoreError) -> StoreError {
             StoreError::Refused(format!("not possible: {}", broken.why))
         }
         other => other,
+    }
+}
+
+#[cfg(test)]
+impl State {
+    /// A gc entry whose list was made by a test.
+    pub(crate) fn validate_gc_of_a_test(
+        &self,
+        list: ObjectHash,
+        content: &GcList,
+        named: &dyn Named,
+    ) -> Result<Validated, Violation> {
+        let action = Action::Gc { list };
+        self.check_action(&action, Some(content), named)?;
+        Ok(Validated {
+            list: Some(content.clone()),
+            ..self.validated(action)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::{Backend, Counting, Fault, Faulty, Memory};
+    use crate::format::log::Quarantine;
+    use crate::format::snapshot::Record;
+    use crate::store::testing::{self, store_chunks};
+    use crate::store::{Commit, Session};
+
+    fn new_repository() -> (Memory, Arc<Repository>) {
+        let memory = Memory::new();
+        let repository = testing::create(Arc::new(memory.clone()), 1).unwrap();
+        (memory, Arc::new(repository))
+    }
+
+    fn open_session(repository: &Repository) -> Result<u64, StoreError> {
+        Ok(repository
+            .append_or_refuse(&mut |state| Ok(state.validate_session()))?
+            .seq)
+    }
+
+    fn condemn(repository: &Repository, content: &GcList) -> Result<Appended, StoreError> {
+        let plaintext = minicbor::to_vec(content).unwrap();
+        let list = repository
+            .put_object(SealedKind::Gc, 0, &plaintext)
+            .unwrap();
+        repository
+            .append_or_refuse(&mut |state| state.validate_gc_of_a_test(list, content, repository))
+    }
+
+    #[test]
+    fn racing_appenders_lose_nothing() {
+        let (memory, _) = new_repository();
+        let (threads, each) = (4, 25);
+        let mut won: Vec<u64> = std::thread::scope(|scope| {
+            let appender = |seed| {
+                let memory = memory.clone();
+                scope.spawn(move || {
+                    let repository = testing::open(Arc::new(memory), seed);
+                    (0..each)
+                        .map(|_| open_session(&repository).unwrap())
+                        .collect::<Vec<_>>()
+                })
+            };
+            let handles: Vec<_> = (0..threads).map(|seed| appender(10 + seed)).collect();
+            handles
+                .into_iter()
+                .flat_map(|handle| handle.join().unwrap())
+                .collect()
+        });
+        won.sort_unstable();
+        assert_eq!(won, (1..=threads * each).collect::<Vec<_>>());
+        let state = testing::open(Arc::new(memory), 99).read_state().unwrap();
+        assert_eq!(state.sessions().count(), won.len());
+    }
+
+    #[test]
+    fn lost_answers_neither_lose_nor_double() {
+        let transient = Fault::once(1, BackendErrorKind::Transient);
+        for fault in [Fault::lost_answer(1), transient] {
+            let mut reached_end = false;
+            for operation in 1..40 {
+                let (memory, _) = new_repository();
+                let faulty = Arc::new(Faulty::new(Arc::new(memory.clone()), None));
+                let repository = testing::open(faulty.clone(), 2);
+                faulty.plan(Some(Fault {
+                    first: faulty.operations() + operation,
+                    ..fault
+                }));
+                let first = open_session(&repository);
+                let met = faulty.faults_met();
+                reached_end |= met == 0;
+                let state = testing::open(Arc::new(memory.clone()), 3)
+                    .read_state()
+                    .unwrap();
+                match &first {
+                    Ok(seq) => assert_eq!((*seq, state.seq()), (1, 1), "operation {operation}"),
+                    // The entry stands, and who appended is told that it may.
+                    Err(StoreError::Unclear { seq: 1, .. }) => assert!(state.seq() <= 1),
+                    Err(error) => assert_eq!(state.seq(), 0, "operation {operation}: {error}"),
+                }
+                faulty.plan(None);
+                let next = open_session(&repository).unwrap();
+                assert_eq!(next, state.seq() + 1);
+            }
+            assert!(reached_end, "more operations than were tried");
+        }
+    }
+
+    /// A store where the next creates of log entries have an outcome of their own.
+    #[derive(Debug)]
+    struct Odd {
+        memory: Memory,
+        /// Before the answer, this is put at the same name.
+        rival: std::sync::Mutex<Option<Vec<u8>>>,
+    }
+
+    impl Backend for Odd {
+        fn create_layout(&self) -> Result<(), BackendError> {
+            self.memory.create_layout()
+        }
+        fn put_new(&self, name: &ObjectName, body: &[u8]) -> Result<(), BackendError> {
+            if name.kind() == ObjectKind::Log
+                && let Some(rival) = self.rival.lock().unwrap().take()
+            {
+                self.memory.replace(name, rival);
+            }
+            self.memory.put_new(name, body)
+        }
+        fn begin(
+            &self,
+            kind: ObjectKind,
+        ) -> Result<Box<dyn crate::backend::NewObject>, BackendError> {
+            self.memory.begin(kind)
+        }
+        fn get(&self, name: &ObjectName, range: ByteRange) -> Result<bytes::Bytes, BackendError> {
+            self.memory.get(name, range)
+        }
+        fn read_into(
+            &self,
+            name: &ObjectName,
+            offset: u64,
+            buffer: &mut [u8],
+        ) -> Result<(), BackendError> {
+            self.memory.read_into(name, offset, buffer)
+        }
+        fn len(&self, name: &ObjectName) -> Result<u64, BackendError> {
+            self.memory.len(name)
+        }
+        fn list(
+            &self,
+            kind: ObjectKind,
+            each: &mut dyn FnMut(crate::backend::ObjectInfo),
+        ) -> Result<crate::backend::Strays, BackendError> {
+            self.memory.list(kind, each)
+        }
+        fn delete(&self, name: &crate::backend::Condemned) -> Result<(), BackendError> {
+            self.memory.delete(name)
+        }
+        fn sync_names(&self, kinds: &[ObjectKind]) -> Result<(), BackendError> {
+            self.memory.sync_names(kinds)
+        }
+        fn free_bytes(&self) -> Result<Option<u64>, BackendError> {
+            self.memory.free_bytes()
+        }
+    }
+
+    #[test]
+    fn a_faster_rival_makes_everything_tested_again() {
+        let (memory, _) = new_repository();
+        // The rival's entry 1, made on a copy of the repository.
+        let copy = Memory::with_contents(memory.contents());
+        open_session(&testing::open(Arc::new(copy.clone()), 50)).unwrap();
+        let rival = copy.contents()[&ObjectName::log(1)].to_vec();
+        let odd = Odd {
+            memory: memory.clone(),
+            rival: std::sync::Mutex::new(Some(rival)),
+        };
+        let repository = testing::open(Arc::new(odd), 2);
+        let mut tested = Vec::new();
+        let mut decide = |state: &Arc<State>| -> Result<Decision<()>, StoreError> {
+            tested.push(state.seq());
+            Ok(Decision::Append(state.validate_session()))
+        };
+        let Outcome::Appended(appended) = repository.append(&mut decide).unwrap() else {
+            panic!()
+        };
+        assert_eq!((appended.seq, tested), (2, vec![0, 1]));
+        assert_eq!(appended.state.sessions().collect::<Vec<_>>(), vec![1, 2]);
+    }
+
+    #[test]
+    fn a_torn_entry_is_damage_and_stays() {
+        let (memory, _) = new_repository();
+        let odd = Odd {
+            memory: memory.clone(),
+            rival: std::sync::Mutex::new(Some(Vec::new())),
+        };
+        let error = open_session(&testing::open(Arc::new(odd), 2)).unwrap_err();
+        assert!(error.is_damage(), "{error}");
+        assert!(
+            memory.contents()[&ObjectName::log(1)].is_empty(),
+            "nobody takes it for void"
+        );
+    }
+
+    #[test]
+    fn the_log_is_synced_around_a_create() {
+        let (memory, _) = new_repository();
+        let counting = Arc::new(Counting::new(Arc::new(memory)));
+        let repository = testing::open(counting.clone(), 2);
+        counting.reset();
+        open_session(&repository).unwrap();
+        let counts = counting.counts();
+        assert_eq!(counts.sync_names, 2, "{counts:?}");
+        assert_eq!(
+            (counts.created(ObjectKind::Log), counts.list),
+            (1, 1),
+            "{counts:?}"
+        );
+    }
+
+    #[test]
+    fn what_is_not_allowed_is_refused_and_changes_nothing() {
+        let (_, repository) = new_repository();
+        let session = open_session(&repository).unwrap();
+        assert!(matches!(
+            repository.forget(&[ObjectHash([1; 32])]),
+            Err(StoreError::Refused(_))
+        ));
+        assert!(repository.expire(99).unwrap().is_none());
+        assert!(repository.expire(session).unwrap().is_some());
+        assert!(repository.expire(session).unwrap().is_none());
+        assert_eq!(repository.read_state().unwrap().seq(), 2);
+    }
+
+    #[test]
+    fn keys_and_quarantines_are_appended() {
+        let (memory, repository) = new_repository();
+        let content = Quarantine {
+            packs: vec![ObjectHash([3; 32])],
+            ..Quarantine::default()
+        };
+        let object = repository
+            .put_object(
+                SealedKind::Quarantine,
+                0,
+                &minicbor::to_vec(&content).unwrap(),
+            )
+            .unwrap();
+        let name = ObjectName::hashed(ObjectKind::Quarantine, object.0);
+        repository
+            .append_or_refuse(&mut |state| state.validate_quarantine(object, false, &*repository))
+            .unwrap();
+        let key = vec![ObjectHash([9; 32])];
+        repository
+            .append_or_refuse(&mut |state| state.validate_key(key.clone(), vec![], &*repository))
+            .unwrap();
+        let state = testing::open(Arc::new(memory.clone()), 2)
+            .read_state()
+            .unwrap();
+        assert!(state.is_unusable_pack(&ObjectHash([3; 32])) && state.keys().contains(&key[0]));
+        memory.remove(&name);
+        let error = testing::open(Arc::new(memory.clone()), 2)
+            .read_state()
+            .unwrap_err();
+        assert!(
+            error.is_damage() && error.to_string().contains("quarantine/"),
+            "{error}"
+        );
+        repository
+            .append_or_refuse(&mut |state| state.validate_quarantine(object, true, &*repository))
+            .unwrap();
+        let state = testing::open(Arc::new(memory), 2).read_state().unwrap();
+        assert!(!state.is_unusable_pack(&ObjectHash([3; 32])) && state.condemned(&name).is_some());
+    }
+
+    // The traps, as far as a writer is concerned.
+
+    struct Run {
+        session: Session,
+        pack: ObjectHash,
+        runs: RunsDurable,
+        record: RecordDurable,
+        reused: HashSet<ObjectHash>,
+        parents: Vec<ObjectHash>,
+    }
+
+    impl Run {
+        fn new(repository: &Arc<Repository>) -> Self {
+            let session = repository.open_session().unwrap();
+            let (pack, runs) = store_chunks(&session, &[1, 2]);
+            let record = session.write_record(&Record::default(), &runs).unwrap();
+            Self {
+                session,
+                pack,
+                runs,
+                record,
+                reused: HashSet::new(),
+                parents: Vec::new(),
+            }
+        }
+
+        fn commit(&self) -> Result<Commit, StoreError> {
+            self.session
+                .commit(&self.record, &self.runs, &self.reused, &self.parents)
+        }
+
+        fn lost(&self) -> Lost {
+            match self.commit().unwrap() {
+                Commit::Lost { lost, .. } => lost,
+                Commit::Done { seq, .. } => panic!("committed by entry {seq}"),
+            }
+        }
+
+        fn done(&self) -> u64 {
+            match self.commit().unwrap() {
+                Commit::Done { seq, .. } => seq,
+                Commit::Lost { lost, .. } => panic!("{lost:?}"),
+            }
+        }
+
+        fn run(&self) -> ObjectHash {
+            self.runs.names().next().unwrap()
+        }
+    }
+
+    /// Own objects, condemned after somebody expired the session: pack, run and record are all tested (H3).
+    #[test]
+    fn own_objects_that_are_condemned_are_lost() {
+        let (_, repository) = new_repository();
+        let mut run = Run::new(&repository);
+        repository.expire(run.session.number()).unwrap();
+        condemn(
+            &repository,
+            &GcList {
+                packs: vec![run.pack],
+                ..GcList::default()
+            },
+        )
+        .unwrap();
+        let lost = Lost {
+            runs: vec![run.run()],
+            packs: vec![run.pack],
+            ..Lost::default()
+        };
+        assert_eq!(run.lost(), lost);
+
+        // Stored again under new names: the pack, then a run that names it.
+        run.runs.remove_lost(&lost);
+        let (pack, runs) = store_chunks(&run.session, &[1, 2]);
+        run.runs.extend(runs);
+        assert_ne!(pack, run.pack);
+        let only_run = run.run();
+        condemn(
+            &repository,
+            &GcList {
+                runs: vec![only_run],
+                ..GcList::default()
+            },
+        )
+        .unwrap();
+        assert_eq!(
+            run.lost(),
+            Lost {
+                runs: vec![only_run],
+                ..Lost::default()
+            }
+        );
+
+        run.runs = store_chunks(&run.session, &[1, 2]).1;
+        condemn(
+            &repository,
+            &GcList {
+                records: vec![run.record.name()],
+                ..GcList::default()
+            },
+        )
+        .unwrap();
+        assert_eq!(
+            run.lost(),
+            Lost {
+                record: true,
+                ..Lost::default()
+            }
+        );
+        run.record = run
+            .session
+            .write_record(&Record::default(), &run.runs)
+            .unwrap();
+        run.done();
+    }
+
+    /// A wrong expiry alone costs nothing.
+    #[test]
+    fn an_expired_session_commits_what_is_still_there() {
+        let (_, repository) = new_repository();
+        let run = Run::new(&repository);
+        repository.expire(run.session.number()).unwrap();
+        assert_eq!(run.done(), 3);
+    }
+
+    /// A reused pack that any gc entry condemned is lost, also one that is older than the session (H1).
+    #[test]
+    fn reused_packs_that_are_condemned_are_lost() {
+        let (_, repository) = new_repository();
+        let first = Run::new(&repository);
+        first.done();
+        repository.forget(&[first.record.name()]).unwrap();
+        condemn(
+            &repository,
+            &GcList {
+                packs: vec![first.pack],
+                ..GcList::default()
+            },
+        )
+        .unwrap();
+        let mut run = Run::new(&repository);
+        run.reused.insert(first.pack);
+        assert_eq!(
+            run.lost(),
+            Lost {
+                reused: vec![first.pack],
+                ..Lost::default()
+            }
+        );
+        run.reused.remove(&first.pack);
+        run.done();
+    }
+
+    #[test]
+    fn packs_in_quarantine_are_not_relied_on() {
+        let (_, repository) = new_repository();
+        let first = Run::new(&repository);
+        first.done();
+        let content = Quarantine {
+            frames: vec![(first.pack, 0)],
+            ..Quarantine::default()
+        };
+        let object = repository
+            .put_object(
+                SealedKind::Quarantine,
+                0,
+                &minicbor::to_vec(&content).unwrap(),
+            )
+            .unwrap();
+        repository
+            .append_or_refuse(&mut |state| state.validate_quarantine(object, false, &*repository))
+            .unwrap();
+        let mut run = Run::new(&repository);
+        run.reused.insert(first.pack);
+        assert_eq!(run.lost().reused, vec![first.pack]);
+    }
+
+    /// A parent is good while it is a root: live, or pinned by a session; not when it was forgotten and the session expired (U7).
+    #[test]
+    fn parents_must_be_roots() {
+        let (_, repository) = new_repository();
+        let parent = Run::new(&repository);
+        parent.done();
+        let mut run = Run::new(&repository);
+        run.parents.push(parent.record.name());
+        repository.forget(&run.parents).unwrap();
+        let (lost, _) = run
+            .session
+            .follow(&run.runs, &run.reused, &run.parents)
+            .unwrap();
+        assert!(lost.is_nothing(), "its own session pins it: {lost:?}");
+        repository.expire(run.session.number()).unwrap();
+        let expected = Lost {
+            parents: run.parents.clone(),
+            ..Lost::default()
+        };
+        assert_eq!(run.lost(), expected);
+        assert_eq!(
+            run.session
+                .follow(&run.runs, &run.reused, &run.parents)
+                .unwrap()
+                .0,
+            expected
+        );
+        // Looked up, its chunks count as reused.
+        run.parents.clear();
+        run.reused.insert(parent.pack);
+        run.done();
+    }
+
+    /// U2 and U3: the answer to the commit is lost; the caller tries again, or reads that it was forgotten meanwhile.
+    #[test]
+    fn a_commit_is_not_made_twice() {
+        let (memory, repository) = new_repository();
+        let run = Run::new(&repository);
+        let seq = run.done();
+        assert_eq!(run.done(), seq);
+        assert_eq!(repository.read_state().unwrap().seq(), seq);
+        repository.forget(&[run.record.name()]).unwrap();
+        let error = run.commit().unwrap_err();
+        assert!(
+            matches!(error, StoreError::Forgotten { .. }) && error.exit_code() == 5,
+            "{error}"
+        );
+
+        // The create is done, and then the store is gone.
+        let faulty = Arc::new(Faulty::new(Arc::new(memory.clone()), None));
+        let repository = Arc::new(testing::open(faulty.clone(), 7));
+        let run = Run::new(&repository);
+        let end = repository.read_state().unwrap().seq();
+        // The operations of the commit: read n+1, list, sync, create.
+        faulty.plan(Some(Fault {
+            first: faulty.operations() + 4,
+            count: 1 + u64::from(TRIES_MAX) + 1,
+            ..Fault::lost_answer(1)
+        }));
+        let error = run.commit().unwrap_err();
+        assert!(
+            matches!(error, StoreError::Unclear { seq, .. } if seq == end + 1),
+            "{error}"
+        );
+        faulty.plan(None);
+        assert!(memory.contents().contains_key(&ObjectName::log(end + 1)));
+        assert_eq!(run.done(), end + 1);
+        assert_eq!(repository.read_state().unwrap().seq(), end + 1);
+    }
+
+    #[test]
+    fn runs_of_a_dead_session_are_adopted_by_name() {
+        let (memory, repository) = new_repository();
+        let dead = Run::new(&repository);
+        let mut run = Run::new(&repository);
+        run.runs.extend(run.session.adopt_run(&dead.run()).unwrap());
+        run.done();
+        assert!(repository.known_state().index().contains_key(&dead.run()));
+        // One of which a pack is gone is not.
+        let dead = Run::new(&repository);
+        memory.remove(&ObjectName::hashed(ObjectKind::Pack, dead.pack.0));
+        assert!(run.session.adopt_run(&dead.run()).is_err());
+    }
+
+    #[test]
+    fn an_entry_that_the_fold_refuses_is_never_created() {
+        let (_, repository) = new_repository();
+        let run = Run::new(&repository);
+        let state = repository.read_state().unwrap();
+        let twice = state.validated(Action::Snapshot {
+            record: run.record.name(),
+            runs: vec![],
+            session: 77,
+        });
+        let error = repository
+            .create_next(Arc::clone(&state), twice)
+            .unwrap_err();
+        assert!(matches!(error, StoreError::Refused(_)), "{error}");
+        assert_eq!(repository.read_state().unwrap().seq(), state.seq());
+    }
+
+    #[test]
+    fn heartbeats_count_up() {
+        let (memory, repository) = new_repository();
+        let session = repository.open_session().unwrap();
+        session.beat().unwrap();
+        session.beat().unwrap();
+        for count in 0..2 {
+            assert!(memory.contents()[&ObjectName::heartbeat(session.number(), count)].is_empty());
+        }
     }
 }

@@ -223,3 +223,185 @@ impl Repository {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Memory;
+    use crate::store::testing;
+    use crate::store::{Remembered, Violation};
+
+    /// A repository whose log has `len` entries.
+    fn with_entries(len: u64) -> (Memory, Repository) {
+        let memory = Memory::new();
+        let repository = testing::create(Arc::new(memory.clone()), 1).unwrap();
+        for _ in 0..len {
+            repository
+                .append_or_refuse(&mut |state| Ok(state.validate_session()))
+                .unwrap();
+        }
+        (memory, repository)
+    }
+
+    #[test]
+    fn the_end_is_found_at_any_length() {
+        let (memory, repository) = with_entries(0);
+        for len in 0..=70 {
+            for known in [0, len / 3, len / 2, len] {
+                assert_eq!(repository.find_end(known).unwrap(), len, "from {known}");
+            }
+            memory.replace(&ObjectName::log(len + 1), vec![0]);
+        }
+    }
+
+    #[test]
+    fn reading_forward_gives_the_same_state_from_anywhere() {
+        let (memory, repository) = with_entries(5);
+        let fresh = testing::open(Arc::new(memory), 2);
+        let (here, there) = (repository.known_state(), fresh.read_state().unwrap());
+        assert_eq!((here.seq(), here.hash()), (there.seq(), there.hash()));
+        assert_eq!(there.sessions().collect::<Vec<_>>(), vec![1, 2, 3, 4, 5]);
+        let folded = Arc::clone(&there);
+        assert!(
+            Arc::ptr_eq(&folded, &fresh.read_state().unwrap()),
+            "nothing new is folded again"
+        );
+    }
+
+    #[test]
+    fn damaged_entries_are_named() {
+        let (memory, _) = with_entries(4);
+        let contents = memory.contents();
+        let bytes = |seq| contents[&ObjectName::log(seq)].to_vec();
+        let check = |seq: u64, bad: Vec<u8>| {
+            let memory = Memory::with_contents(contents.clone());
+            memory.replace(&ObjectName::log(seq), bad);
+            let repository = testing::open(Arc::new(memory), 2);
+            let error = repository.read_state().unwrap_err();
+            assert!(error.is_damage(), "{error}");
+            let next = ObjectName::log(seq + 1).to_string();
+            let named = error
+                .to_string()
+                .contains(&ObjectName::log(seq).to_string())
+                || error.to_string().contains(&next);
+            assert!(named, "{error}");
+            assert_eq!(repository.known_state().seq(), 0, "what was known stays");
+        };
+        for seq in 1..=4 {
+            check(seq, vec![]);
+            check(seq, b"something else".to_vec());
+            check(seq, bytes(seq % 4 + 1));
+            let good = bytes(seq);
+            for position in (0..good.len()).step_by(7) {
+                let mut flipped = good.clone();
+                flipped[position] ^= 0x40;
+                // Another version number says that a newer program wrote it; that stops us too, with another exit code.
+                if position != 9 {
+                    check(seq, flipped);
+                }
+                check(seq, good[..position].to_vec());
+            }
+        }
+    }
+
+    #[test]
+    fn an_entry_of_another_log_breaks_the_chain() {
+        let (memory, _) = with_entries(3);
+        let (other, _) = {
+            let other = Memory::with_contents(memory.contents());
+            other.remove(&ObjectName::log(3));
+            other.remove(&ObjectName::log(2));
+            let repository = testing::open(Arc::new(other.clone()), 9);
+            for _ in 0..2 {
+                repository
+                    .append_or_refuse(&mut |state| Ok(state.validate_session()))
+                    .unwrap();
+            }
+            (other, repository)
+        };
+        memory.replace(
+            &ObjectName::log(2),
+            other.contents()[&ObjectName::log(2)].clone(),
+        );
+        let error = testing::open(Arc::new(memory), 2).read_state().unwrap_err();
+        let StoreError::BrokenLog(broken) = error else {
+            panic!("{error}")
+        };
+        assert_eq!((broken.seq, broken.why), (3, Violation::Chain));
+    }
+
+    #[test]
+    fn a_hole_is_damage() {
+        for hole in 1..5 {
+            let (memory, _) = with_entries(5);
+            memory.remove(&ObjectName::log(hole));
+            let repository = testing::open(Arc::new(memory.clone()), 2);
+            let error = repository.read_state().unwrap_err();
+            assert!(
+                matches!(error, StoreError::LogGap { missing, later: 5 } if missing == hole),
+                "{error}"
+            );
+            let append = repository.append_or_refuse(&mut |state| Ok(state.validate_session()));
+            assert!(
+                append.is_err() && !memory.contents().contains_key(&ObjectName::log(hole)),
+                "no one fills a hole"
+            );
+        }
+    }
+
+    #[test]
+    fn a_rollback_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let remembering = |memory: &Memory| {
+            let mut repository = testing::open(Arc::new(memory.clone()), 5);
+            repository.remembered = Some(Remembered::in_folder(folder.path()));
+            repository
+        };
+        let (memory, _) = with_entries(3);
+        let before = memory.contents();
+        let repository = remembering(&memory);
+        repository
+            .append_or_refuse(&mut |state| Ok(state.validate_session()))
+            .unwrap();
+        assert_eq!(remembering(&memory).read_state().unwrap().seq(), 4);
+
+        let rolled_back = Memory::with_contents(before.clone());
+        let error = remembering(&rolled_back).read_state().unwrap_err();
+        assert!(matches!(error, StoreError::Rollback { .. }), "{error}");
+        let other = testing::open(Arc::new(rolled_back.clone()), 6);
+        for _ in 0..2 {
+            other
+                .append_or_refuse(&mut |state| Ok(state.validate_session()))
+                .unwrap();
+        }
+        let error = remembering(&rolled_back).read_state().unwrap_err();
+        assert!(
+            matches!(error, StoreError::Rollback { .. }),
+            "another history of the same length: {error}"
+        );
+    }
+
+    #[test]
+    fn an_absent_object_is_explained() {
+        let memory = Memory::new();
+        let repository = Arc::new(testing::create(Arc::new(memory), 1).unwrap());
+        let session = repository.open_session().unwrap();
+        let (pack, runs) = testing::store_chunks(&session, &[1]);
+        let record = session.write_record(&Default::default(), &runs).unwrap();
+        session
+            .commit(&record, &runs, &Default::default(), &[])
+            .unwrap();
+        let seen = repository.read_state().unwrap();
+        let name = ObjectName::hashed(ObjectKind::Pack, pack.0);
+        let explain = |seen: &State| {
+            repository
+                .explain_absent(seen, &name, Some(&record.name()))
+                .unwrap()
+        };
+        assert!(matches!(explain(&seen), Absent::Damage));
+        repository.open_session().unwrap();
+        assert!(matches!(explain(&seen), Absent::Moved(now) if now.seq() == seen.seq() + 1));
+        repository.forget(&[record.name()]).unwrap();
+        assert!(matches!(explain(&seen), Absent::Forgotten(4)));
+    }
+}

@@ -402,3 +402,251 @@ fn unlock_any(
     };
     Err(Unopened::NoneFits(StoreError::WrongKey { what }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::{Fault, Faulty, Local, Memory};
+    use crate::crypto::SeededRandom;
+    use crate::format::framed;
+    use crate::format::header::Suite;
+    use crate::format::id::RepositoryId;
+    use crate::format::repository::{FORMAT_MAGIC, KdfSettings};
+    use crate::store::testing::ambient;
+
+    const PASSPHRASE: &[u8] = b"correct horse";
+
+    fn key_file() -> Secret32 {
+        Secret32::take(&mut [5; 32])
+    }
+
+    /// Encrypted, with a passphrase that is cheap to stretch, and a key file.
+    fn create(backend: Arc<dyn Backend>) -> Result<Repository, StoreError> {
+        let mut random = SeededRandom::new(1);
+        let id = RepositoryId([9; 16]);
+        let kdf = KdfSettings {
+            memory_kib: 8,
+            passes: 1,
+            lanes: 1,
+        };
+        let secret = key_file();
+        let options = CreateOptions {
+            format: RepositoryFormat::new(id, 0, Suite::Aes256Gcm),
+            keyring: Keyring::generate(id, Suite::Aes256Gcm, None, &mut random),
+            keys: vec![
+                NewKey::passphrase(PASSPHRASE, kdf, "people", 0),
+                NewKey::key_file(&secret, "nightly", 0),
+            ],
+        };
+        Repository::create(backend, "there", &options, ambient(1))
+    }
+
+    fn open_with(
+        backend: Arc<dyn Backend>,
+        unlock: &mut dyn FnMut(&KeyInfo) -> Option<KeySecret>,
+    ) -> Result<Repository, StoreError> {
+        Repository::open(backend, "there", unlock, ambient(2))
+    }
+
+    fn open(backend: Arc<dyn Backend>) -> Result<Repository, StoreError> {
+        open_with(backend, &mut |info| match info.kind {
+            KeyKind::KeyFile => Some(KeySecret::Key(key_file())),
+            _ => Some(KeySecret::Passphrase(PASSPHRASE.to_vec().into())),
+        })
+    }
+
+    fn created() -> Memory {
+        let memory = Memory::new();
+        create(Arc::new(memory.clone())).unwrap();
+        memory
+    }
+
+    #[test]
+    fn each_key_opens() {
+        let memory = created();
+        let begun = create(Arc::new(Memory::new())).unwrap();
+        let check = |wanted: &'static str, secret: KeySecret| {
+            let mut unlock = |info: &KeyInfo| (info.label == wanted).then(|| secret.clone());
+            let repository = open_with(Arc::new(memory.clone()), &mut unlock).unwrap();
+            assert_eq!(repository.key().label, wanted);
+            assert_eq!(repository.format(), begun.format());
+            assert_eq!(repository.keyring().secrets(), SecretSet::ALL);
+            assert!(repository.warnings().is_empty());
+        };
+        check("people", KeySecret::Passphrase(PASSPHRASE.to_vec().into()));
+        check("nightly", KeySecret::Key(key_file()));
+        assert_eq!(
+            open(Arc::new(memory))
+                .unwrap()
+                .stored_keys()
+                .unwrap()
+                .0
+                .len(),
+            2
+        );
+    }
+
+    #[test]
+    fn a_wrong_key_is_said() {
+        let check = |secret: Option<KeySecret>, words: &str| {
+            let error = open_with(Arc::new(created()), &mut |_| secret.clone()).unwrap_err();
+            assert_eq!(error.exit_code(), 12, "{error}");
+            assert!(error.to_string().contains(words), "{error}");
+        };
+        check(
+            Some(KeySecret::Passphrase(b"correct hose".to_vec().into())),
+            "none of the repository's keys",
+        );
+        check(
+            Some(KeySecret::Key(Secret32::take(&mut [6; 32]))),
+            "none of the repository's keys",
+        );
+        check(None, "no key was given");
+    }
+
+    #[test]
+    fn damage_is_never_a_wrong_key() {
+        let good = created().contents();
+        assert_eq!(good.len(), 6, "two formats, two keys twice");
+        for name in good.keys() {
+            let bytes = &good[name];
+            for position in (0..bytes.len()).step_by(11) {
+                let mut flipped = bytes.to_vec();
+                flipped[position] ^= 0x20;
+                for bad in [flipped, bytes[..position].to_vec()] {
+                    let memory = Memory::with_contents(good.clone());
+                    memory.replace(name, bad);
+                    let repository = open(Arc::new(memory)).unwrap();
+                    let warned: Vec<_> = repository
+                        .warnings()
+                        .iter()
+                        .map(ToString::to_string)
+                        .collect();
+                    // The copies are read by `verify`, and here only where they are needed.
+                    assert_eq!(
+                        warned.len(),
+                        usize::from(!name.is_copy()),
+                        "{name}: {warned:?}"
+                    );
+                    assert!(
+                        warned
+                            .iter()
+                            .all(|warning| warning.contains(&name.to_string())),
+                        "{warned:?}"
+                    );
+                    assert!(repository.warnings().iter().all(StoreError::is_damage));
+                }
+            }
+            let memory = Memory::with_contents(good.clone());
+            memory.remove(name);
+            let repository = open(Arc::new(memory)).unwrap();
+            assert_eq!(
+                repository.warnings().len(),
+                usize::from(!name.is_copy()),
+                "{name} is gone"
+            );
+        }
+    }
+
+    #[test]
+    fn damage_of_both_copies_is_damage() {
+        let good = created().contents();
+        let spoil = |wanted: &dyn Fn(&ObjectName) -> bool| {
+            let memory = Memory::with_contents(good.clone());
+            for name in good.keys().filter(|name| wanted(name)) {
+                let mut bytes = good[name].to_vec();
+                bytes[40] ^= 1;
+                memory.replace(name, bytes);
+            }
+            open(Arc::new(memory))
+        };
+        let error = spoil(&|name| name.kind() == ObjectKind::Format).unwrap_err();
+        assert!(error.is_damage(), "{error}");
+        let error = spoil(&|name| name.kind() == ObjectKind::Key).unwrap_err();
+        assert!(error.is_damage(), "{error}");
+        let one = good
+            .keys()
+            .find(|name| name.kind() == ObjectKind::Key)
+            .and_then(ObjectName::hash);
+        let repository = spoil(&|name| name.hash().is_some() && name.hash() == one).unwrap();
+        assert_eq!(repository.warnings().len(), 1, "the other key opens");
+
+        let memory = Memory::with_contents(good.clone());
+        memory.remove(&ObjectName::format());
+        memory.remove(&ObjectName::format_copy());
+        memory.replace(&ObjectName::log(1), vec![1]);
+        assert!(
+            open(Arc::new(memory)).unwrap_err().is_damage(),
+            "a log without a format"
+        );
+    }
+
+    #[test]
+    fn newer_and_foreign_formats_are_named() {
+        let check = |bytes: &[u8], words: &str| {
+            let memory = created();
+            memory.replace(&ObjectName::format(), bytes.to_vec());
+            memory.replace(&ObjectName::format_copy(), bytes.to_vec());
+            let error = open(Arc::new(memory)).unwrap_err();
+            assert_eq!(error.exit_code(), 1, "{error}");
+            assert!(error.to_string().contains(words), "{error}");
+        };
+        check(
+            &framed::frame(FORMAT_MAGIC, 2, b"other fields").unwrap(),
+            "newer version",
+        );
+        check(b"[core]\n\tbare = true\n", "not a holdfast repository");
+    }
+
+    #[test]
+    fn other_places_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let local =
+            |name: &str| Arc::new(Local::new(folder.path().join(name).to_str().unwrap()).unwrap());
+        assert_eq!(open(local("nowhere")).unwrap_err().exit_code(), 10);
+        assert!(!folder.path().join("nowhere").exists());
+        std::fs::create_dir(folder.path().join("empty")).unwrap();
+        assert_eq!(open(local("empty")).unwrap_err().exit_code(), 10);
+
+        std::fs::create_dir(folder.path().join("photos")).unwrap();
+        std::fs::write(folder.path().join("photos/cat.jpg"), b"cat").unwrap();
+        let error = open(local("photos")).unwrap_err();
+        assert!(
+            matches!(&error, StoreError::NotOurs { .. }) && error.to_string().contains("cat.jpg"),
+            "{error}"
+        );
+        let error = create(local("photos")).unwrap_err();
+        assert!(matches!(error, StoreError::Occupied { .. }), "{error}");
+        assert_eq!(
+            std::fs::read_dir(folder.path().join("photos"))
+                .unwrap()
+                .count(),
+            1
+        );
+
+        create(local("ours")).unwrap();
+        open(local("ours")).unwrap();
+        let error = create(local("ours")).unwrap_err();
+        assert!(matches!(error, StoreError::Occupied { .. }), "{error}");
+        open(local("ours")).unwrap();
+    }
+
+    #[test]
+    fn an_unfinished_creation_is_no_repository() {
+        let mut finished = false;
+        for operation in 1..40 {
+            let memory = Memory::new();
+            let faulty = Arc::new(Faulty::new(Arc::new(memory.clone()), None));
+            faulty.plan(Some(Fault::from(operation, BackendErrorKind::NoSpace)));
+            match create(faulty) {
+                Ok(_) => finished = true,
+                // With the copy of `format` all is there.
+                Err(_) if memory.contents().contains_key(&ObjectName::format_copy()) => {
+                    open(Arc::new(memory)).unwrap();
+                }
+                Err(_) => assert_eq!(open(Arc::new(memory)).unwrap_err().exit_code(), 10),
+            }
+        }
+        assert!(finished);
+    }
+}

@@ -287,19 +287,34 @@ impl State {
         stored_hash: ObjectHash,
         named: &dyn Named,
     ) -> Result<(), StoreError> {
-        let next = self.seq + 1;
-        let broken = |why| StoreError::BrokenLog(BrokenEntry { seq: next, why });
-        self.check_chain(entry).map_err(broken)?;
+        self.check_chain(entry).map_err(|why| self.broken(why))?;
         let list = match &entry.action {
             Action::Gc { list } => Some(named.gc_list(list)?),
             _ => None,
         };
+        self.fold_with(entry, stored_hash, list, named)
+    }
+
+    /// As [`State::fold`], with the content of the gc list at hand.
+    pub(super) fn fold_with(
+        &mut self,
+        entry: &LogEntry,
+        stored_hash: ObjectHash,
+        list: Option<GcList>,
+        named: &dyn Named,
+    ) -> Result<(), StoreError> {
+        self.check_chain(entry).map_err(|why| self.broken(why))?;
         self.check_action(&entry.action, list.as_ref(), named)
-            .map_err(broken)?;
-        self.apply(next, &entry.action, list.unwrap_or_default());
-        self.seq = next;
+            .map_err(|why| self.broken(why))?;
+        self.apply(entry.seq, &entry.action, list.unwrap_or_default());
+        self.seq = entry.seq;
         self.hash = stored_hash;
         Ok(())
+    }
+
+    fn broken(&self, why: Violation) -> StoreError {
+        let seq = self.seq + 1;
+        StoreError::BrokenLog(BrokenEntry { seq, why })
     }
 
     /// Loads the quarantines in force that are not loaded yet; false if one is gone, which is damage unless a later entry lifted it.
