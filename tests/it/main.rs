@@ -2,3 +2,4 @@
 
 mod pg_cluster;
 mod pg_connect;
+mod tidy;
