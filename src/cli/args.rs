@@ -159,6 +159,9 @@ pub(super) struct Backup {
     /// Do not enter other file systems that are mounted below the paths of the command line
     #[arg(long, short = 'x')]
     pub(super) one_file_system: bool,
+    /// Leave out directories that are tagged as caches (CACHEDIR.TAG)
+    #[arg(long)]
+    pub(super) exclude_caches: bool,
     /// Read every file, also those that look unchanged
     #[arg(long)]
     pub(super) force_read: bool,

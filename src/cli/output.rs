@@ -297,6 +297,9 @@ mod tests {
         let mut table = Table::new(&["id", ">size", "name"]);
         table.row(vec!["a".into(), "10".into(), "x".into()]);
         table.row(vec!["bcd".into(), "1".into(), String::new()]);
-        assert_eq!(table.lines(), ["id   size  name", "a      10  x", "bcd     1"]);
+        assert_eq!(
+            table.lines(),
+            ["id   size  name", "a      10  x", "bcd     1"]
+        );
     }
 }

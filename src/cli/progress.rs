@@ -110,11 +110,7 @@ impl Progress {
                     None => note(&line),
                 }
             }
-            if let Some(bar) = ACTIVE
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take()
-            {
+            if let Some(bar) = ACTIVE.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 bar.finish_and_clear();
             }
         };

@@ -68,12 +68,9 @@ impl Signals {
     fn arrived(&self) {
         let mut shared = self.shared();
         if let Some(terminal) = &shared.terminal {
-            // The process ends in any case.
-            drop(tcsetattr(
-                std::io::stdin(),
-                OptionalActions::Flush,
-                terminal,
-            ));
+            if let Err(errno) = tcsetattr(std::io::stdin(), OptionalActions::Flush, terminal) {
+                tracing::debug!("the terminal stays silent: {errno}");
+            }
         }
         match &shared.ask {
             Some(ask) if !shared.asked => ask(),

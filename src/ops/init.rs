@@ -154,8 +154,16 @@ mod tests {
         }
     }
 
-    fn open(backend: Arc<dyn Backend>, secret: Option<KeySecret>) -> Result<Repository, StoreError> {
-        Repository::open(backend, "memory", &mut |_| secret.clone(), Ambient::default())
+    fn open(
+        backend: Arc<dyn Backend>,
+        secret: Option<KeySecret>,
+    ) -> Result<Repository, StoreError> {
+        Repository::open(
+            backend,
+            "memory",
+            &mut |_| secret.clone(),
+            Ambient::default(),
+        )
     }
 
     #[test]

@@ -97,7 +97,10 @@ fn first_key(
             }
         }
         None => Err(StoreError::WrongKey {
-            what: format!("{}; or give --key-file FILE, which is created", open::no_key(HOLDFAST)),
+            what: format!(
+                "{}; or give --key-file FILE, which is created",
+                open::no_key(HOLDFAST)
+            ),
         }
         .into()),
     }
@@ -163,7 +166,8 @@ fn show(
     }
     if let Some(recovery) = recovery {
         output.line("")?;
-        output.line("recovery key, shown this once; it opens the repository when the key is lost:")?;
+        output
+            .line("recovery key, shown this once; it opens the repository when the key is lost:")?;
         output.line("")?;
         let groups: Vec<&str> = recovery.split('-').collect();
         for line in groups.chunks(7) {

@@ -1,5 +1,6 @@
 //! One file for each command: flags to options, the call, and what is shown of the result.
 
+mod backup;
 mod init;
 mod shell;
 mod snapshots;
@@ -39,7 +40,7 @@ pub(super) fn run(args: Args, signals: &Signals) -> anyhow::Result<u8> {
     };
     match args.command {
         Command::Init(args) => init::run(&context, &args),
-        Command::Backup(_args) => Ok(1),
+        Command::Backup(args) => backup::run(&context, args),
         Command::Snapshots(args) => snapshots::run(&context, &args),
         Command::Completions(args) => shell::completions(&args),
         Command::Man(args) => shell::man(&args),

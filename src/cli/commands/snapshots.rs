@@ -48,7 +48,14 @@ fn is_wanted(record: &Record, args: &Snapshots) -> bool {
 
 fn table(all: &[Snapshot]) -> Table {
     let mut table = Table::new(&[
-        "id", "date", "site", "name", "components", ">files", ">size", ">new",
+        "id",
+        "date",
+        "site",
+        "name",
+        "components",
+        ">files",
+        ">size",
+        ">new",
     ]);
     for snapshot in all {
         let record = &snapshot.record;
@@ -67,7 +74,7 @@ fn table(all: &[Snapshot]) -> Table {
 }
 
 /// `5 complete`, or what is not.
-pub(super) fn components(record: &Record) -> String {
+fn components(record: &Record) -> String {
     let number = |state| {
         let of_state = record.components.iter().filter(|c| c.state == state);
         of_state.count()
@@ -87,6 +94,12 @@ pub(super) fn components(record: &Record) -> String {
         true => "none".into(),
         false => parts.join(", "),
     }
+}
+
+/// Where a component stands in the tree, for people.
+pub(super) fn place(component: &Component) -> String {
+    let name = component.name.trim_start_matches('/');
+    format!("{}/{name}", component.kind.folder())
 }
 
 /// The word for a state.
@@ -122,7 +135,10 @@ fn show_long(output: &mut Output, snapshot: &Snapshot) -> anyhow::Result<()> {
     ))?;
     for cluster in &record.clusters {
         output.line(match cluster.atomic {
-            true => format!("  cluster {}: all databases are of one moment", cluster.cluster),
+            true => format!(
+                "  cluster {}: all databases are of one moment",
+                cluster.cluster
+            ),
             false => format!(
                 "  cluster {}: its databases are {} ms apart",
                 cluster.cluster, cluster.spread_ms
@@ -149,14 +165,19 @@ fn show_component(output: &mut Output, component: &Component) -> anyhow::Result<
         ),
     };
     output.line(format!(
-        "  {}/{}  {}  {content}",
-        component.kind.folder(),
-        component.name,
+        "  {}  {}  {content}",
+        place(component),
         state_word(component.state)
     ))?;
-    let problems = [(component.skipped, "skipped"), (component.torn, "changed while being read")];
+    let problems = [
+        (component.skipped, "skipped"),
+        (component.torn, "changed while being read"),
+    ];
     for (number, what) in problems.into_iter().filter(|(number, _)| *number > 0) {
-        output.line(format!("      {} {what}", output::counted(number, "item", "items")))?;
+        output.line(format!(
+            "      {} {what}",
+            output::counted(number, "item", "items")
+        ))?;
     }
     if !component.message.is_empty() {
         output.line(format!("      {}", component.message))?;
@@ -168,7 +189,7 @@ fn show_component(output: &mut Output, component: &Component) -> anyhow::Result<
 }
 
 /// A snapshot as `--json` shows it.
-pub(super) fn as_json(snapshot: &Snapshot) -> Value {
+fn as_json(snapshot: &Snapshot) -> Value {
     let record = &snapshot.record;
     let components: Vec<Value> = record.components.iter().map(component_json).collect();
     let clusters: Vec<Value> = record
@@ -210,7 +231,8 @@ pub(super) fn as_json(snapshot: &Snapshot) -> Value {
     })
 }
 
-fn component_json(component: &Component) -> Value {
+/// A component as `--json` shows it.
+pub(super) fn component_json(component: &Component) -> Value {
     json!({
         "kind": component.kind.folder(),
         "name": component.name,
