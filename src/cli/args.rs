@@ -1,0 +1,227 @@
+//! The flags as they are typed, and their help.
+//!
+//! Invariants: no type of this module goes into the library (nothing else names clap).
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum, ValueHint};
+
+const LONG_ABOUT: &str = "\
+holdfast backs up a whole site - several PostgreSQL databases, file shares, configuration files and \
+certificates - as one snapshot into a repository that is deduplicated, compressed and encrypted, \
+and gives all of it, a part of it or one file back.
+
+A first backup:
+
+  export HOLDFAST_REPO=/srv/backup/site HOLDFAST_KEY_FILE=/etc/holdfast/key
+  holdfast init
+  holdfast backup /etc /srv/data --database 'host=db1 dbname=app'
+  holdfast snapshots
+  holdfast restore latest:paths/etc --target /tmp/etc
+
+`holdfast demo` shows all of it on a sample site and leaves nothing behind.";
+
+const AFTER_LONG_HELP: &str = "\
+SNAP is an id or the beginning of one, a name given with --name, `latest`, `latest~2` (the third \
+last), or a date such as 2026-11-20 (the newest snapshot up to that day).
+
+Environment:
+  HOLDFAST_REPO                the repository, as --repo
+  HOLDFAST_KEY_FILE            a key file that opens it; the unattended way
+  HOLDFAST_PASSPHRASE_FILE     a file whose first line is the passphrase
+  HOLDFAST_PASSPHRASE_COMMAND  a shell command that prints the passphrase
+  HOLDFAST_PASSPHRASE          the passphrase itself
+  HOLDFAST_LOG                 what is logged to stderr, for example holdfast=debug
+
+Exit codes:
+    0  good
+    1  failed
+    2  usage
+    3  done, but items were skipped or a component failed
+    4  damage was found in the repository
+    5  the snapshot was forgotten while it was read
+   10  no repository there
+   12  wrong key or passphrase
+  130  interrupted";
+
+/// Back up whole sites: PostgreSQL databases, shares, configuration and certificates in one snapshot.
+#[derive(Debug, Parser)]
+#[command(name = "holdfast", version, long_about = LONG_ABOUT, after_long_help = AFTER_LONG_HELP, max_term_width = 100)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// What every command understands.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Global {
+    /// The repository: a path or file:///path [env: HOLDFAST_REPO; else the site file]
+    #[arg(long, short = 'r', global = true, value_name = "URL", value_hint = ValueHint::DirPath, help_heading = "Global options")]
+    pub(super) repo: Option<String>,
+    /// The site file: what is backed up, and the repository and its key
+    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Global options")]
+    pub(super) site: Option<PathBuf>,
+    /// The key file that opens the repository [env: HOLDFAST_KEY_FILE]
+    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Global options")]
+    pub(super) key_file: Option<PathBuf>,
+    /// Print JSON, one object a line; the last one is the summary
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub(super) json: bool,
+    /// No progress and no warnings about single items
+    #[arg(long, short, global = true, help_heading = "Global options")]
+    pub(super) quiet: bool,
+    /// Log what happens to stderr; -vv and -vvv say more
+    #[arg(long, short, global = true, action = ArgAction::Count, help_heading = "Global options")]
+    pub(super) verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Create a repository in an empty place
+    Init(Init),
+    /// Back up a site, paths or databases as one snapshot
+    Backup(Backup),
+    /// List the snapshots
+    Snapshots(Snapshots),
+    /// Print a script that completes commands and flags in a shell
+    Completions(Completions),
+    /// Print the manual page, or write the pages of all commands
+    Man(Man),
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(long_about = "\
+Create a repository in an empty place.
+
+It is encrypted, and opened by a key file or by a passphrase. With --key-file (or HOLDFAST_KEY_FILE, or key-file in the \
+site file) a key file that does not exist is created; otherwise a passphrase is taken from the environment or asked for.
+
+The recovery key that is printed opens the repository too, when the key file or the passphrase is lost. It is shown once: \
+keep it on paper, away from the repository.")]
+pub(super) struct Init {
+    /// How the repository is protected
+    #[arg(long, value_enum, default_value_t = Encryption::Aes256Gcm, value_name = "HOW")]
+    pub(super) encryption: Encryption,
+    /// Name equal content as that repository does, so that copies between the two need not decrypt to know what is missing
+    #[arg(long, value_name = "URL", value_hint = ValueHint::DirPath)]
+    pub(super) dedup_from: Option<String>,
+    /// The key file of that repository [env: HOLDFAST_FROM_KEY_FILE; HOLDFAST_FROM_PASSPHRASE… as for the repository]
+    #[arg(long, value_name = "FILE", requires = "dedup_from", value_hint = ValueHint::FilePath)]
+    pub(super) dedup_from_key_file: Option<PathBuf>,
+    /// Average size of the pieces that files are cut into: smaller finds more duplicates, larger needs less memory [default: 16K]
+    #[arg(long, value_name = "SIZE", value_parser = super::output::parse_size, conflicts_with = "dedup_from")]
+    pub(super) chunk_size: Option<u64>,
+    /// What the key is called in `key list`
+    #[arg(long, value_name = "TEXT")]
+    pub(super) label: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Encryption {
+    /// AES-256-GCM
+    #[value(name = "aes-256-gcm")]
+    Aes256Gcm,
+    /// None: everybody who reaches the repository can read it
+    None,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(long_about = "\
+Back up a site, paths or databases as one snapshot.
+
+What is taken is named by the site file (--site; `holdfast site new` prints one), by paths and by --database, or all of \
+them together. All databases are opened before the files are read, each as one state; files that did not change since the \
+last snapshot are recognised and not read again.
+
+What can't be read is counted, named and left out, and the exit code is 3. A component that fails, such as a database that \
+can't be reached, leaves the others whole. Ctrl-C ends a run cleanly; the next one reuses what was stored.")]
+pub(super) struct Backup {
+    /// Files and directories
+    #[arg(value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub(super) paths: Vec<PathBuf>,
+    /// A database, as libpq is told of it: 'host=db1 dbname=app user=backup' or postgresql://…; passwords belong into ~/.pgpass
+    #[arg(long, short, value_name = "CONNINFO")]
+    pub(super) database: Vec<String>,
+    /// A name for the snapshot
+    #[arg(long, value_name = "NAME")]
+    pub(super) name: Option<String>,
+    /// A tag of the snapshot; may be given several times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_tag)]
+    pub(super) tag: Vec<(String, String)>,
+    /// Leave out what matches this gitignore pattern; for the paths of the command line
+    #[arg(long, short, value_name = "PATTERN")]
+    pub(super) exclude: Vec<String>,
+    /// Leave out what matches the patterns in this file, one a line
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) exclude_file: Vec<PathBuf>,
+    /// Do not enter other file systems that are mounted below the paths of the command line
+    #[arg(long, short = 'x')]
+    pub(super) one_file_system: bool,
+    /// Leave out directories that are tagged as caches (CACHEDIR.TAG)
+    #[arg(long)]
+    pub(super) exclude_caches: bool,
+    /// Read every file, also those that look unchanged
+    #[arg(long)]
+    pub(super) force_read: bool,
+    /// Threads that read files of slow shares [default: as many as the share needs]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(super) readers: Option<u32>,
+    /// Threads that compute [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(super) workers: Option<u32>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Snapshots {
+    /// Only snapshots of this site (for paths of the command line: of this host)
+    #[arg(long, value_name = "NAME")]
+    pub(super) of: Option<String>,
+    /// Only snapshots with this tag
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_tag)]
+    pub(super) tag: Vec<(String, String)>,
+    /// Say what each component came to
+    #[arg(long, short)]
+    pub(super) long: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Completions {
+    /// The shell
+    #[arg(value_enum)]
+    pub(super) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Man {
+    /// Write holdfast.1 and one page for each command into this directory instead
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(super) directory: Option<PathBuf>,
+}
+
+fn parse_tag(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("a tag has the form KEY=VALUE".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn tags_have_a_key_and_a_value() {
+        assert_eq!(parse_tag("a=b=c"), Ok(("a".into(), "b=c".into())));
+        assert_eq!(parse_tag("a="), Ok(("a".into(), String::new())));
+        assert!(parse_tag("=b").is_err() && parse_tag("a").is_err());
+    }
+}

@@ -1,0 +1,235 @@
+//! `backup`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use holdfast::format::snapshot::{Component, ComponentState};
+use holdfast::ops::backup::{BackupOptions, BackupSummary, Interrupt, backup};
+use holdfast::site::SiteFile;
+use holdfast::stats::Stats;
+use serde_json::json;
+
+use super::{Context, code, snapshots};
+use crate::cli::args::Backup;
+use crate::cli::open::{self, Usage};
+use crate::cli::output::{self, Output};
+use crate::cli::progress::{self, Progress, Sample};
+
+/// Takes the snapshot.
+pub(super) fn run(context: &Context<'_>, args: Backup) -> anyhow::Result<u8> {
+    let site = context.site_file()?;
+    if site.is_none() && args.paths.is_empty() && args.database.is_empty() {
+        return Err(
+            Usage("there is nothing to back up: give paths, --database or --site".into()).into(),
+        );
+    }
+    let opened = open::open(context.global, site.as_ref(), context.signals)?;
+    let options = options(args, site)?;
+    let interrupt = Interrupt::default();
+    let asked = interrupt.clone();
+    context.signals.ask_first(move || asked.set());
+    let stats = Arc::new(Stats::default());
+    let progress = Progress::start(context.global, &stats, sample);
+    let summary = backup(&opened.repository, &options, &stats, &interrupt);
+    drop(progress);
+    let summary = summary?;
+    for damage in &summary.damage {
+        progress::warning(damage);
+    }
+    let mut output = Output::new(context.global.json);
+    match output.is_json() {
+        true => show_json(&mut output, &summary, opened.repository.kdf_ms())?,
+        false => show(&mut output, &summary, stats.torn.get())?,
+    }
+    output.flush()?;
+    let damaged = opened.damaged || !summary.damage.is_empty();
+    Ok(code(damaged, !summary.complete))
+}
+
+fn options(args: Backup, site: Option<SiteFile>) -> anyhow::Result<BackupOptions> {
+    let mut excludes = args.exclude;
+    for file in &args.exclude_file {
+        excludes.extend(patterns(file)?);
+    }
+    let mut options = BackupOptions::new(open::host());
+    if let Some(site) = &site {
+        options.site_name = site.name.clone();
+    }
+    options.site = site.map(Arc::new);
+    options.paths = args
+        .paths
+        .iter()
+        .map(|path| absolute(path))
+        .collect::<Result<_, _>>()?;
+    options.databases = args.database;
+    options.name = args.name;
+    options.tags = args.tag;
+    options.excludes = excludes;
+    options.one_file_system = args.one_file_system;
+    options.cachedir_tag = args.exclude_caches;
+    options.force_read = args.force_read;
+    let limit = |number: Option<u32>| number.and_then(|number| usize::try_from(number).ok());
+    options.readers = limit(args.readers);
+    options.workers = limit(args.workers);
+    options.user = open::user();
+    options.environment = Arc::new(|name| std::env::var_os(name));
+    Ok(options)
+}
+
+/// The path as it will stand in the snapshot: absolute, without `.` and `..`, symbolic links on the way as they are named.
+fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
+    let absolute = std::path::absolute(path)
+        .with_context(|| format!("cannot make {} an absolute path", path.display()))?;
+    let has_parent = absolute
+        .components()
+        .any(|part| part == std::path::Component::ParentDir);
+    if !has_parent {
+        return Ok(absolute);
+    }
+    // What `..` means behind a symbolic link only the file system knows.
+    absolute
+        .canonicalize()
+        .with_context(|| format!("cannot find {}", path.display()))
+}
+
+fn patterns(file: &Path) -> anyhow::Result<Vec<String>> {
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("cannot read the patterns in {}", file.display()))?;
+    let lines = text
+        .lines()
+        .filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
+    Ok(lines.map(str::to_owned).collect())
+}
+
+fn sample(stats: &Stats) -> Sample {
+    let files = stats.files_new.get() + stats.files_changed.get() + stats.files_unmodified.get();
+    let mut details = vec![output::counted(files, "file", "files")];
+    let rows = stats.rows.get();
+    if rows > 0 {
+        details.push(output::counted(rows, "row", "rows"));
+    }
+    details.push(format!(
+        "{} stored",
+        output::bytes(stats.bytes_stored.get())
+    ));
+    let skipped = stats.skipped.get();
+    if skipped > 0 {
+        details.push(format!("{} skipped", output::count(skipped)));
+    }
+    Sample {
+        done: stats.bytes_read.get() + stats.bytes_unmodified.get(),
+        expected: stats.bytes_expected.get(),
+        details,
+    }
+}
+
+fn show(output: &mut Output, summary: &BackupSummary, torn: u64) -> anyhow::Result<()> {
+    let totals = &summary.totals;
+    let missing: Vec<&Component> = summary
+        .components
+        .iter()
+        .filter(|component| component.state != ComponentState::Complete)
+        .collect();
+    output.line(format!(
+        "snapshot {} {}, {}",
+        summary.snapshot.short(),
+        match summary.complete {
+            true => "is complete",
+            false => "is INCOMPLETE",
+        },
+        output::duration(summary.elapsed)
+    ))?;
+    output.line(format!(
+        "  files   {} new, {} changed, {} unmodified",
+        output::count(totals.files_new),
+        output::count(totals.files_changed),
+        output::count(totals.files_unmodified)
+    ))?;
+    if totals.tables > 0 {
+        output.line(format!(
+            "  tables  {}, {}",
+            output::count(totals.tables),
+            output::counted(totals.rows, "row", "rows")
+        ))?;
+    }
+    output.line(format!(
+        "  read    {} at {}",
+        output::bytes(totals.bytes_read),
+        output::rate(totals.bytes_read, summary.elapsed)
+    ))?;
+    output.line(format!(
+        "  stored  {} for {} of new content",
+        output::bytes(totals.bytes_stored),
+        output::bytes(totals.bytes_new)
+    ))?;
+    for (number, what) in [
+        (totals.skipped, "left out because it could not be read"),
+        (torn, "changed while it was read"),
+    ] {
+        if number > 0 {
+            output.line(format!(
+                "  {}  {what}",
+                output::counted(number, "item", "items")
+            ))?;
+        }
+    }
+    for component in missing {
+        output.line(format!(
+            "  {} {}{}{}",
+            snapshots::state_word(component.state),
+            snapshots::place(component),
+            if component.message.is_empty() {
+                ""
+            } else {
+                ": "
+            },
+            component.message
+        ))?;
+    }
+    Ok(())
+}
+
+fn show_json(output: &mut Output, summary: &BackupSummary, kdf_ms: u64) -> anyhow::Result<()> {
+    for component in &summary.components {
+        output.message("component", &snapshots::component_json(component))?;
+    }
+    let totals = &summary.totals;
+    output.message(
+        "summary",
+        &json!({
+            "snapshot": summary.snapshot.to_string(),
+            "complete": summary.complete,
+            "files_new": totals.files_new,
+            "files_changed": totals.files_changed,
+            "files_unmodified": totals.files_unmodified,
+            "tables": totals.tables,
+            "rows": totals.rows,
+            "bytes_read": totals.bytes_read,
+            "bytes_new": totals.bytes_new,
+            "bytes_stored": totals.bytes_stored,
+            "skipped": totals.skipped,
+            "seconds": (summary.elapsed.as_secs_f64() * 1000.0).round() / 1000.0,
+            "kdf_ms": kdf_ms,
+            "damage": summary.damage,
+        }),
+    )?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_become_absolute() {
+        let here = std::env::current_dir().unwrap();
+        let check = |path: &str, expected: PathBuf| {
+            assert_eq!(absolute(Path::new(path)).unwrap(), expected, "{path}");
+        };
+        check("/etc/./hosts", "/etc/hosts".into());
+        check("some/where", here.join("some/where"));
+        check("/usr/../etc", "/etc".into());
+        assert!(absolute(Path::new("nowhere/../x")).is_err());
+    }
+}
