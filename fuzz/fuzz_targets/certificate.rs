@@ -8,6 +8,10 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     for name in ["some.pem", "some.pfx", "some.key"] {
-        drop(read_certificate_bytes(Path::new(name), data, Some(b"secret")));
+        drop(read_certificate_bytes(
+            Path::new(name),
+            data,
+            Some(b"secret"),
+        ));
     }
 });

@@ -33,7 +33,10 @@ fuzz_target!(|data: &[u8]| {
             cuts[1].push(len);
             rest = &rest[len..];
         }
-        assert!(cuts.iter().all(|cuts| cuts.iter().sum::<usize>() == data.len()));
+        assert!(
+            cuts.iter()
+                .all(|cuts| cuts.iter().sum::<usize>() == data.len())
+        );
         assert_eq!(*first.get_or_insert_with(|| cuts.clone()), cuts);
     }
 });

@@ -18,7 +18,10 @@ fn check(bytes: &[u8]) {
         return;
     };
     assert!(format.is_acceptable());
-    assert_eq!(RepositoryFormat::decode(&format.to_bytes()), Ok(format.clone()));
+    assert_eq!(
+        RepositoryFormat::decode(&format.to_bytes()),
+        Ok(format.clone())
+    );
     for settings in [&format.file_chunker, &format.table_chunker] {
         // May be refused, must not panic.
         drop(ChunkerParams::try_from(settings));

@@ -23,8 +23,12 @@ fuzz_target!(|data: &[u8]| {
             assert_eq!(plain.len(), len);
         }
         let mut packed = Vec::new();
-        let encoding = codec.compress(rest, &mut packed).expect("anything can be compressed");
-        codec.decompress(encoding, &packed, rest.len(), &mut plain).expect("it comes back");
+        let encoding = codec
+            .compress(rest, &mut packed)
+            .expect("anything can be compressed");
+        codec
+            .decompress(encoding, &packed, rest.len(), &mut plain)
+            .expect("it comes back");
         assert_eq!(plain, rest);
     });
 });

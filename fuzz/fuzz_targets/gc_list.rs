@@ -7,6 +7,9 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|data: &[u8]| {
     if let Ok(value) = minicbor::decode::<GcList>(data) {
         let bytes = minicbor::to_vec(&value).expect("a vector takes every byte");
-        assert_eq!(minicbor::decode::<GcList>(&bytes).expect("what was encoded decodes"), value);
+        assert_eq!(
+            minicbor::decode::<GcList>(&bytes).expect("what was encoded decodes"),
+            value
+        );
     }
 });

@@ -24,7 +24,12 @@ fn check(bytes: &[u8]) {
     for suite in [Suite::None, Suite::Aes256Gcm] {
         let format = RepositoryFormat::new(RepositoryId([1; 16]), 0, suite);
         for credential in [Credential::None, Credential::Secret(&secret)] {
-            drop(Keyring::unwrap(&object, credential, &format, &ObjectHash::default()));
+            drop(Keyring::unwrap(
+                &object,
+                credential,
+                &format,
+                &ObjectHash::default(),
+            ));
         }
     }
 }

@@ -14,5 +14,8 @@ fuzz_target!(|data: &[u8]| {
         encode_item(node, &mut bytes);
     }
     assert!(nodes.is_sorted_by(|a, b| a.name < b.name));
-    assert_eq!(decode_nodes(&bytes).expect("what was encoded decodes"), nodes);
+    assert_eq!(
+        decode_nodes(&bytes).expect("what was encoded decodes"),
+        nodes
+    );
 });

@@ -11,7 +11,11 @@ fuzz_target!(|data: &[u8]| {
     let Some(([choice, at_low, at_high], rest)) = data.split_first_chunk::<3>() else {
         return;
     };
-    let suite = if choice & 1 == 0 { Suite::None } else { Suite::Aes256Gcm };
+    let suite = if choice & 1 == 0 {
+        Suite::None
+    } else {
+        Suite::Aes256Gcm
+    };
     let kind = SealedKind::ALL[usize::from(choice >> 1 & 15) % SealedKind::ALL.len()];
     let repository = RepositoryId([1; 16]);
     let keyring = Keyring::generate(repository, suite, None, &mut SeededRandom::new(1));
@@ -23,7 +27,9 @@ fuzz_target!(|data: &[u8]| {
     let mut object = keyring
         .seal_object(kind, 7, rest, &mut SeededRandom::new(2))
         .expect("anything can be sealed");
-    let (header, plain) = keyring.open_object(kind, &object).expect("what was sealed opens");
+    let (header, plain) = keyring
+        .open_object(kind, &object)
+        .expect("what was sealed opens");
     assert_eq!((header.session, &plain[..]), (7, rest));
     let position = usize::from(u16::from_le_bytes([*at_low, *at_high])) % object.len();
     object[position] ^= 1 << (choice >> 5 & 3);
