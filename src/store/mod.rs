@@ -26,12 +26,12 @@ pub mod packs;
 pub mod reader;
 pub mod remember;
 pub mod session;
-pub mod state;
-pub mod tree;
 #[cfg(test)]
 mod simulation;
+pub mod state;
 #[cfg(test)]
 mod testing;
+pub mod tree;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -351,9 +351,14 @@ mod tests {
     fn a_changed_object_is_named() {
         let memory = Memory::new();
         let repository = testing::create(Arc::new(memory.clone()), 1).unwrap();
-        let hash = repository.put_object(SealedKind::Gc, 0, b"content").unwrap();
+        let hash = repository
+            .put_object(SealedKind::Gc, 0, b"content")
+            .unwrap();
         let other = repository.put_object(SealedKind::Gc, 0, b"other").unwrap();
-        assert_eq!(repository.load_object(SealedKind::Gc, &hash).unwrap(), b"content");
+        assert_eq!(
+            repository.load_object(SealedKind::Gc, &hash).unwrap(),
+            b"content"
+        );
         let name = ObjectName::hashed(ObjectKind::Gc, hash.0);
         let good = memory.contents()[&name].clone();
         let other = memory.contents()[&ObjectName::hashed(ObjectKind::Gc, other.0)].clone();
@@ -362,30 +367,59 @@ mod tests {
         for bad in [&flipped[..], &good[..good.len() - 1], &other[..], &[][..]] {
             memory.replace(&name, bad.to_vec());
             let error = repository.load_object(SealedKind::Gc, &hash).unwrap_err();
-            assert!(error.is_damage() && error.to_string().contains(&name.to_string()), "{error}");
+            assert!(
+                error.is_damage() && error.to_string().contains(&name.to_string()),
+                "{error}"
+            );
         }
         memory.replace(&name, good);
-        assert!(repository.load_object(SealedKind::Quarantine, &hash).is_err());
+        assert!(
+            repository
+                .load_object(SealedKind::Quarantine, &hash)
+                .is_err()
+        );
         let list = repository.gc_list(&hash).unwrap_err();
-        assert!(list.is_damage(), "it is sealed well and does not decode: {list}");
+        assert!(
+            list.is_damage(),
+            "it is sealed well and does not decode: {list}"
+        );
     }
 
     #[test]
     fn objects_survive_unclear_answers() {
         let memory = Memory::new();
         testing::create(Arc::new(memory.clone()), 1).unwrap();
-        for fault in [Fault::lost_answer(1), Fault::once(1, BackendErrorKind::Transient)] {
+        for fault in [
+            Fault::lost_answer(1),
+            Fault::once(1, BackendErrorKind::Transient),
+        ] {
             let faulty = Arc::new(Faulty::new(Arc::new(memory.clone()), None));
             let repository = testing::open(faulty.clone(), 2);
-            faulty.plan(Some(Fault { first: faulty.operations() + 1, ..fault }));
-            let hash = repository.put_object(SealedKind::Gc, 0, b"content").unwrap();
+            faulty.plan(Some(Fault {
+                first: faulty.operations() + 1,
+                ..fault
+            }));
+            let hash = repository
+                .put_object(SealedKind::Gc, 0, b"content")
+                .unwrap();
             assert_eq!(faulty.faults_met(), 1);
-            assert_eq!(repository.load_object(SealedKind::Gc, &hash).unwrap(), b"content");
+            assert_eq!(
+                repository.load_object(SealedKind::Gc, &hash).unwrap(),
+                b"content"
+            );
         }
         let faulty = Arc::new(Faulty::new(Arc::new(memory), None));
         let repository = testing::open(faulty.clone(), 3);
-        faulty.plan(Some(Fault::from(faulty.operations() + 1, BackendErrorKind::NoSpace)));
-        let error = repository.put_object(SealedKind::Gc, 0, b"content").unwrap_err();
-        assert!(matches!(error, StoreError::Backend(_)) && error.exit_code() == 1, "{error}");
+        faulty.plan(Some(Fault::from(
+            faulty.operations() + 1,
+            BackendErrorKind::NoSpace,
+        )));
+        let error = repository
+            .put_object(SealedKind::Gc, 0, b"content")
+            .unwrap_err();
+        assert!(
+            matches!(error, StoreError::Backend(_)) && error.exit_code() == 1,
+            "{error}"
+        );
     }
 }
