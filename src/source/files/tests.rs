@@ -1,5 +1,7 @@
 //! Walks of real directories into a store in memory, fused and with readers.
 
+#![allow(clippy::print_stderr, reason = "a test says what it skips")]
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
@@ -702,8 +704,8 @@ fn unreadable_entries_are_counted_and_named() {
     let root = directory.path();
     fs::write(root.join("secret"), b"x").unwrap();
     fs::create_dir(root.join("closed")).unwrap();
-    fs::set_permissions(root.join("secret"), fs::Permissions::from_mode(0)).unwrap();
-    fs::set_permissions(root.join("closed"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(root.join("secret"), fs::Permissions::from_mode(0o0)).unwrap();
+    fs::set_permissions(root.join("closed"), fs::Permissions::from_mode(0o0)).unwrap();
     let result = backup(&source(root), None, &Arc::new(MemoryStore::default()));
     fs::set_permissions(root.join("closed"), fs::Permissions::from_mode(0o700)).unwrap();
     assert_eq!(result.outcome.skipped, 2);
