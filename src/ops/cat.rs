@@ -4,7 +4,7 @@
 //! 1. What is written was checked chunk by chunk; at the first damage it ends with an error, and no wrong byte is written
 //!    (`damage_ends_it_before_a_wrong_byte`).
 //!
-//! Memory: see [`super::stream`].
+//! Memory: see `ops::stream`.
 
 use std::io::Write;
 use std::sync::Arc;
