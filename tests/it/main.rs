@@ -1,4 +1,6 @@
 //! The integration tests: one binary, a module for each subject.
 
+mod archive;
 mod pg_cluster;
 mod pg_connect;
+mod pg_dump;
