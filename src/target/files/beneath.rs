@@ -20,11 +20,13 @@ const HANDLES_MAX: usize = 64;
 /// Longer paths are opened one name at a time: the kernel takes 4096 bytes.
 const PATH_BYTES_MAX: usize = 4000;
 
+type Kept = (Box<[u8]>, Arc<OwnedFd>);
+
 /// Directory handles by path.
 #[derive(Debug)]
 pub(super) struct Handles {
     root: Arc<OwnedFd>,
-    kept: Mutex<VecDeque<(Box<[u8]>, Arc<OwnedFd>)>>,
+    kept: Mutex<VecDeque<Kept>>,
     by_name: AtomicBool,
 }
 

@@ -281,11 +281,11 @@ impl RestoreTarget {
             };
             let broken = || TargetError::item(b"", "a scratch file is damaged");
             let at = record.len().checked_sub(4).ok_or_else(broken)?;
-            let tail: [u8; 4] = record[at..].try_into().map_err(|_| broken())?;
-            let node_len = usize::try_from(u32::from_le_bytes(tail)).map_err(|_| broken())?;
+            let tail: [u8; 4] = record[at..].try_into().map_err(|_damage| broken())?;
+            let node_len = usize::try_from(u32::from_le_bytes(tail)).map_err(|_damage| broken())?;
             let (encoded, path) = record[..at].split_at_checked(node_len).ok_or_else(broken)?;
             let mut nodes: Vec<Node> = Vec::new();
-            decode_items(encoded, |node| nodes.push(node)).map_err(|_| broken())?;
+            decode_items(encoded, |node| nodes.push(node)).map_err(|_damage| broken())?;
             let node = nodes.pop().ok_or_else(broken)?;
             match self.finish_directory(path, &node) {
                 Ok(()) => count += 1,

@@ -149,7 +149,7 @@ impl RestoreTarget {
             fd,
             path: path.to_vec(),
             size: u64::try_from(stat.st_size).unwrap_or(0),
-            links: stat.st_nlink.into(),
+            links: stat.st_nlink,
         }))
     }
 

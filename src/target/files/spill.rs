@@ -30,7 +30,7 @@ impl Spill {
     /// Appends a record.
     pub(super) fn push(&mut self, record: &[u8]) -> io::Result<()> {
         let len = u32::try_from(record.len())
-            .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+            .map_err(|_too_long| io::Error::from(io::ErrorKind::InvalidInput))?;
         self.buffer.extend_from_slice(record);
         self.buffer.extend_from_slice(&len.to_le_bytes());
         if self.buffer.len() >= BUFFER_BYTES {
@@ -65,7 +65,7 @@ impl Spill {
         }
         let broken = || io::Error::from(io::ErrorKind::InvalidData);
         let at = self.buffer.len().checked_sub(4).ok_or_else(broken)?;
-        let tail: [u8; 4] = self.buffer[at..].try_into().map_err(|_| broken())?;
+        let tail: [u8; 4] = self.buffer[at..].try_into().map_err(|_damage| broken())?;
         let len = usize::try_from(u32::from_le_bytes(tail)).map_err(io::Error::other)?;
         let Some(start) = at.checked_sub(len) else {
             // The record begins before the window: read on from its end.
