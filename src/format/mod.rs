@@ -3,6 +3,7 @@
 pub mod database;
 pub mod framed;
 pub mod header;
+pub mod holes;
 pub mod id;
 pub mod index;
 pub mod key;
