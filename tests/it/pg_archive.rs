@@ -149,6 +149,15 @@ impl MemoryArchive {
             encoding: row.get(0),
             collate: row.get(1),
             ctype: row.get(2),
+            extensions: session
+                .query(
+                    "SELECT extname::text, extversion FROM pg_catalog.pg_extension ORDER BY 1",
+                    &[],
+                )
+                .expect("extensions")
+                .iter()
+                .map(|row| (row.get(0), row.get(1)))
+                .collect(),
             ..DatabaseInfo::default()
         };
     }
@@ -247,7 +256,7 @@ impl MemoryArchive {
     }
 }
 
-fn schema(conninfo: &str, pg_dump: &str, utf8: bool) -> Vec<u8> {
+pub(crate) fn schema(conninfo: &str, pg_dump: &str, utf8: bool) -> Vec<u8> {
     let mut command = Command::new(pg_dump);
     command.args([
         "-Fc",

@@ -10,7 +10,7 @@ use holdfast::target::postgres::{
     Globals, OnError, RestoreError, RestoreOptions, RestoreReport, RestoreTarget, restore_database,
 };
 
-use crate::pg_archive::{MemoryArchive, secret};
+use crate::pg_archive::{MemoryArchive, schema, secret};
 use crate::pg_cluster::{Cluster, settings};
 
 /// A database with one of nearly everything.
@@ -73,6 +73,10 @@ CREATE SEQUENCE used INCREMENT -3 MINVALUE -300 MAXVALUE -1 START -7;
 SELECT nextval('used');
 CREATE VIEW by_key AS SELECT id, b_id, count(*) FROM ca GROUP BY id;
 CREATE MATERIALIZED VIEW mv AS SELECT count(*) AS n FROM "odd; schema"."Ta""b'le ü";
+ALTER DATABASE "Ri ch" SET "rich.factor" = '3';
+SET "rich.factor" = 3;
+CREATE MATERIALIZED VIEW needs_setting AS SELECT current_setting('rich.factor')::int AS factor;
+CREATE EXTENSION btree_gist;
 CREATE MATERIALIZED VIEW a_mv_on_mv AS SELECT n + 1 AS m FROM mv;
 CREATE UNIQUE INDEX mv_u ON mv (n);
 CREATE INDEX low ON "odd; schema"."Ta""b'le ü" (low, norm("select"));
@@ -324,6 +328,63 @@ fn what_fails_is_reported() {
     assert_eq!(report.check.as_ref().expect("checked").differences, []);
     assert!(!report.is_complete() && !report.stopped);
 
+    // Tables that could not be made do not keep others from being loaded, also where one session meets several of them.
+    let mut archive = MemoryArchive::of(&source, "d");
+    for (name, like) in [("aaa_missing", "divisor"), ("zzz_missing", "divisor")] {
+        let mut table = archive
+            .info
+            .tables
+            .iter()
+            .find(|table| table.name == like)
+            .expect("a table")
+            .clone();
+        let rows = archive.parts[&("public".to_owned(), like.to_owned(), 0)].clone();
+        name.clone_into(&mut table.name);
+        archive
+            .parts
+            .insert(("public".to_owned(), table.name.clone(), 0), rows);
+        archive.info.tables.push(table);
+    }
+    archive
+        .info
+        .extensions
+        .push(("no_such_extension".to_owned(), "1.0".to_owned()));
+    archive.info.extensions[0].1 = "0.9".to_owned();
+    let one_by_one = RestoreOptions {
+        jobs: 1,
+        ..without_roles.clone()
+    };
+    let report = restored(&other, "missing", &archive, &one_by_one);
+    let lost: Vec<&str> = report
+        .failures
+        .iter()
+        .filter(|failure| failure.phase == Phase::Data)
+        .map(|failure| failure.object.as_str())
+        .collect();
+    assert_eq!(
+        lost,
+        [
+            "rows of public.aaa_missing, part 0",
+            "rows of public.zzz_missing, part 0"
+        ]
+    );
+    assert!(
+        report
+            .tables
+            .iter()
+            .any(|table| table.name == "aa_checked" && table.rows == 2000)
+    );
+    assert_eq!(report.extensions_missing, ["no_such_extension"]);
+    assert!(
+        report
+            .notes
+            .iter()
+            .any(|note| note == "extension plpgsql is of version 1.0, it was of version 0.9"),
+        "{:?}",
+        report.notes
+    );
+    let archive = MemoryArchive::of(&source, "d");
+
     // The same, stopping at the first: before anything is created.
     let stop = RestoreOptions {
         on_error: OnError::Stop,
@@ -462,11 +523,16 @@ fn other_encodings_keep_every_byte() {
         "CREATE DATABASE bytes TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'",
     );
     cluster.sql("bytes", r"CREATE TABLE mixed (v text DEFAULT E'\xe4\\ $holdfast$ '''); INSERT INTO mixed VALUES (E'\xe9'), (E'\xff\xfe'), (E'\\.'), (DEFAULT); ALTER TABLE mixed OWNER TO postgres");
-    for name in ["latin", "bytes"] {
-        let archive = MemoryArchive::of(&cluster, name);
-        let report = restored(&cluster, &format!("{name}_again"), &archive, &options());
+    // The schema in UTF-8, and in the encoding of the database.
+    for (name, utf8) in [("latin", true), ("latin", false), ("bytes", false)] {
+        let mut archive = MemoryArchive::of(&cluster, name);
+        let pg_dump = cluster.program("pg_dump");
+        archive.schema = schema(&cluster.conninfo(name), &pg_dump.to_string_lossy(), utf8);
+        let copy = format!("{name}_{utf8}");
+        let report = restored(&cluster, &copy, &archive, &options());
         assert!(report.is_complete(), "{report:#?}");
-        let again = MemoryArchive::of(&cluster, &format!("{name}_again"));
+        let again = MemoryArchive::of(&cluster, &copy);
+        let archive = MemoryArchive::of(&cluster, name);
         assert_eq!(
             (&again.parts, &again.info.tables),
             (&archive.parts, &archive.info.tables)

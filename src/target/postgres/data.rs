@@ -149,6 +149,8 @@ impl Load<'_> {
         Ok(via_root)
     }
 
+    /// A new session. After a COPY that failed the old one is given up: the client sends its end of COPY even where the server never began one, and
+    /// the answer to that would be taken for the answer to the next statement.
     fn session(&self) -> Result<PgSession, PgError> {
         self.connector.connect(&ConnectOptions::restore())
     }
@@ -173,14 +175,11 @@ impl Load<'_> {
                 Ok(rows) => self.loaded(unit, rows),
                 Err(RestoreError::Target(error)) => {
                     tracing::debug!(table = %table.name, reason = %error, "a part is put off");
-                    let lost = error.server_error().is_none();
                     failed
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner)
                         .push(Failed { unit, error });
-                    if lost || session.is_closed() {
-                        session = self.session()?;
-                    }
+                    session = self.session()?;
                 }
                 Err(error) => return Err(error),
             }
@@ -213,11 +212,13 @@ impl Load<'_> {
                             via_root.insert(own);
                         }
                     }
-                    Err(RestoreError::Target(error)) if error.server_error().is_some() => still
-                        .push(Failed {
+                    Err(RestoreError::Target(error)) if error.server_error().is_some() => {
+                        still.push(Failed {
                             unit: before.unit,
                             error,
-                        }),
+                        });
+                        session = self.session()?;
+                    }
                     Err(error) => return Err(error),
                 }
             }

@@ -1,4 +1,4 @@
-//! A session that executes steps of a plan: it keeps the settings that a step needs and sends statements in the encoding of the dump.
+//! A session that executes steps of a plan: it keeps the settings that a step needs and sends statements as text.
 //!
 //! Statements that are not UTF-8 (of databases in SQL_ASCII, whose names and defaults may be any bytes) can't be sent as text by our client. Where server
 //! and dump have the same encoding they are wrapped: `DO` executes a string constant in which every such byte is an escape. A few statements can't run
@@ -16,6 +16,8 @@ use crate::source::postgres::{ConnectOptions, Connector, PgError, PgSession};
 /// Deadlock, lock not available, serialization failure: another try may pass.
 const TRANSIENT: [&str; 3] = ["40P01", "55P03", "40001"];
 const TRIES: u32 = 3;
+/// Schema, object, table and function that exist already.
+const DUPLICATE: [&str; 4] = ["42P06", "42710", "42P07", "42723"];
 
 /// What all sessions of one restore share.
 #[derive(Debug, Clone)]
@@ -31,6 +33,7 @@ pub(crate) struct DdlSettings {
 #[derive(Debug)]
 pub(crate) struct DdlSession {
     session: PgSession,
+    connector: Connector,
     settings: DdlSettings,
     tablespace: Option<Vec<u8>>,
     table_am: Option<Vec<u8>>,
@@ -41,19 +44,10 @@ impl DdlSession {
         connector: &Connector,
         settings: &DdlSettings,
     ) -> Result<Self, RestoreError> {
-        let mut session = connector.connect(&ConnectOptions::restore())?;
-        let strings = if settings.dump.standard_strings {
-            "on"
-        } else {
-            "off"
-        };
-        let encoding = String::from_utf8_lossy(&settings.dump.encoding).replace('\'', "''");
-        session.batch_execute(&format!("SET client_encoding = '{encoding}'; SET standard_conforming_strings = {strings}; SET escape_string_warning = off"))?;
-        if let Ok(search_path) = std::str::from_utf8(&settings.dump.search_path) {
-            session.batch_execute(search_path)?;
-        }
+        let session = connect(connector, settings)?;
         Ok(Self {
             session,
+            connector: connector.clone(),
             settings: settings.clone(),
             tablespace: None,
             table_am: None,
@@ -81,10 +75,30 @@ impl DdlSession {
             };
             match self.execute(statement) {
                 Ok(()) => recorder.report().statements += 1,
-                Err(Refusal::NotText) => recorder.fail(phase, object, NOT_TEXT, None)?,
-                Err(Refusal::Server(error)) => recorder.refused(phase, object, error)?,
+                Err(Refusal::NotText) => {
+                    recorder.fail(phase, object, NOT_TEXT, None)?;
+                    break;
+                }
+                Err(Refusal::Server(error)) => {
+                    let exists = error.code().is_some_and(|code| DUPLICATE.contains(&code));
+                    recorder.refused(phase, object, error)?;
+                    // What could not be made has no owner; what was there already gets the archived one.
+                    if !exists {
+                        break;
+                    }
+                }
             }
         }
+        if step.kind == b"DATABASE PROPERTIES" {
+            self.reconnect()?;
+        }
+        Ok(())
+    }
+
+    /// Settings of the database take effect with a new session, and objects of the archive may need them.
+    fn reconnect(&mut self) -> Result<(), RestoreError> {
+        self.session = connect(&self.connector, &self.settings)?;
+        (self.tablespace, self.table_am) = (None, None);
         Ok(())
     }
 
@@ -161,6 +175,23 @@ impl DdlSession {
         .ok_or(Refusal::NotText)?;
         self.session.batch_execute(&text).map_err(Refusal::Server)
     }
+}
+
+/// The session stays in UTF-8, whatever the encoding of the dump: what is sent is text (see [`statement_text`]).
+fn connect(connector: &Connector, settings: &DdlSettings) -> Result<PgSession, RestoreError> {
+    let mut session = connector.connect(&ConnectOptions::restore())?;
+    let strings = if settings.dump.standard_strings {
+        "on"
+    } else {
+        "off"
+    };
+    session.batch_execute(&format!(
+        "SET standard_conforming_strings = {strings}; SET escape_string_warning = off"
+    ))?;
+    if let Ok(search_path) = std::str::from_utf8(&settings.dump.search_path) {
+        session.batch_execute(search_path)?;
+    }
+    Ok(session)
 }
 
 const NOT_TEXT: &str = "the statement is not UTF-8 and cannot be sent to this database; \

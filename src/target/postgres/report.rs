@@ -126,6 +126,8 @@ pub struct RestoreReport {
     pub roles_missing: Vec<String>,
     /// Tablespaces that the archive names and the target lacks; what was in them is in the default one.
     pub tablespaces_missing: Vec<String>,
+    /// Extensions that the archive has and the target does not offer.
+    pub extensions_missing: Vec<String>,
     /// Statements executed, without those that only prepare a session.
     pub statements: u64,
     /// Tables and their rows.

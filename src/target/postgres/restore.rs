@@ -29,7 +29,10 @@ use super::large_objects;
 use super::plan::{Plan, PlanOptions, Step};
 use super::report::{OnError, Phase, Recorder, RestoreReport};
 use super::schedule::Schedule;
-use super::target_database::{RestoreTarget, existing_database, existing_globals, require_empty};
+use super::target_database::{
+    RestoreTarget, existing_database, existing_globals, extension_versions, offered_extensions,
+    require_empty,
+};
 use super::toc::Toc;
 use crate::source::postgres::{ConnectOptions, Connector, PgSession};
 use crate::stats::Stats;
@@ -107,6 +110,7 @@ impl Restore<'_> {
         let exists = self.look_at_database(&mut maintenance, &connector)?;
         let existing = existing_globals(&mut maintenance)?;
         let globals = self.globals(&existing)?;
+        self.note_extensions(&mut maintenance)?;
         self.note_missing(&plan, &existing, &globals)?;
 
         self.apply_globals(&mut maintenance, &globals)?;
@@ -117,6 +121,7 @@ impl Restore<'_> {
 
         let mut session = DdlSession::open(&connector, &settings)?;
         self.serial(&mut session, &plan.pre_data, Phase::PreData)?;
+        self.compare_extensions(session.session())?;
         let via_root = self.data(&connector)?;
         self.post_data(&connector, &settings, &plan.post_data)?;
         session.session().ping()?;
@@ -133,6 +138,11 @@ impl Restore<'_> {
             no_tablespaces: self.options.no_tablespaces,
         };
         let plan = Plan::new(toc, &options)?;
+        for table in &plan.changed {
+            self.recorder.note(format!(
+                "{table}: the column option pg_attver of the source's minor release was left out"
+            ));
+        }
         for entry in &plan.not_planned {
             self.recorder.note(format!("{entry} of schema.dump was not used: rows, sequences and large objects come from the archive itself"));
         }
@@ -194,6 +204,35 @@ impl Restore<'_> {
                 Ok(Vec::new())
             }
         }
+    }
+
+    /// Lists the extensions whose packages are not installed on the target, before anything is created.
+    fn note_extensions(&self, maintenance: &mut PgSession) -> Result<(), RestoreError> {
+        let offered = offered_extensions(maintenance)?;
+        let archived = self.archive.description().extensions.iter();
+        let missing: Vec<String> = archived
+            .map(|(name, _)| name)
+            .filter(|name| !offered.contains(*name))
+            .cloned()
+            .collect();
+        if !missing.is_empty() {
+            self.recorder.note(format!("the target does not offer these extensions of the archive: {}; install their packages", missing.join(", ")));
+            self.recorder.report().extensions_missing = missing;
+        }
+        Ok(())
+    }
+
+    /// Versions of extensions are not part of a schema: the target creates its own.
+    fn compare_extensions(&self, session: &mut PgSession) -> Result<(), RestoreError> {
+        let restored = extension_versions(session)?;
+        for (name, archived) in &self.archive.description().extensions {
+            if let Some(restored) = restored.get(name).filter(|restored| *restored != archived) {
+                self.recorder.note(format!(
+                    "extension {name} is of version {restored}, it was of version {archived}"
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Lists the roles that will be missing, before anything is created.

@@ -2,7 +2,7 @@
 //!
 //! Nothing that exists is ever dropped or restored over.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::RestoreError;
 use super::globals::ExistingGlobals;
@@ -125,6 +125,21 @@ fn names(session: &mut PgSession, sql: &str) -> Result<BTreeSet<Vec<u8>>, PgErro
         .flatten()
         .map(String::into_bytes)
         .collect())
+}
+
+/// Extensions that the server could create.
+pub(crate) fn offered_extensions(session: &mut PgSession) -> Result<BTreeSet<String>, PgError> {
+    let names = session.simple_column("SELECT name FROM pg_catalog.pg_available_extensions")?;
+    Ok(names.into_iter().flatten().collect())
+}
+
+/// Extensions of the database with their versions.
+pub(crate) fn extension_versions(
+    session: &mut PgSession,
+) -> Result<BTreeMap<String, String>, PgError> {
+    let sql = "SELECT extname::text, extversion FROM pg_catalog.pg_extension";
+    let rows = session.query(sql, &[])?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 /// What a database is that exists already.
