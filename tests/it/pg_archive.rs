@@ -5,9 +5,10 @@ use std::process::Command;
 
 use holdfast::error::{Error, Result};
 use holdfast::format::database::{DatabaseInfo, SequenceState, TableInfo};
+use holdfast::format::large_object::LargeObjectInfo;
 use holdfast::source::postgres::{ConnectOptions, Connector, PgError, PgSession};
 use holdfast::target::postgres::check::RowSum;
-use holdfast::target::postgres::{DatabaseArchive, LargeObject, LargeObjectPage};
+use holdfast::target::postgres::{DatabaseArchive, LargeObjectPage};
 
 use crate::pg_cluster::{Cluster, settings};
 
@@ -56,7 +57,7 @@ pub(crate) struct MemoryArchive {
     pub(crate) info: DatabaseInfo,
     pub(crate) schema: Vec<u8>,
     pub(crate) parts: BTreeMap<PartKey, Vec<u8>>,
-    pub(crate) objects: Vec<LargeObject>,
+    pub(crate) objects: Vec<LargeObjectInfo>,
     pub(crate) pages: Vec<(u32, u64, Vec<u8>)>,
     pub(crate) globals: Option<Vec<u8>>,
 }
@@ -84,7 +85,7 @@ impl DatabaseArchive for MemoryArchive {
         bytes.chunks(1000).try_for_each(sink)
     }
 
-    fn large_objects(&self, each: &mut dyn FnMut(LargeObject) -> Result<()>) -> Result<()> {
+    fn large_objects(&self, each: &mut dyn FnMut(LargeObjectInfo) -> Result<()>) -> Result<()> {
         self.objects.iter().cloned().try_for_each(each)
     }
 
@@ -231,7 +232,7 @@ impl MemoryArchive {
 
     fn objects(&mut self, session: &mut PgSession) {
         for row in session.query(OBJECTS, &[]).expect("large objects") {
-            self.objects.push(LargeObject {
+            self.objects.push(LargeObjectInfo {
                 oid: row.get(0),
                 owner: row.get(1),
                 acl: row.get(2),

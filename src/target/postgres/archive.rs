@@ -7,19 +7,7 @@ use std::fmt;
 
 use crate::error::Result;
 use crate::format::database::{DatabaseInfo, TableInfo};
-
-/// A large object without its pages.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct LargeObject {
-    /// Its oid, which is its name.
-    pub oid: u32,
-    /// Owner.
-    pub owner: String,
-    /// Access control items in the server's text form (`role=rw*/grantor`); `None` is the default.
-    pub acl: Option<Vec<String>>,
-    /// Comment.
-    pub comment: Option<String>,
-}
+use crate::format::large_object::LargeObjectInfo;
 
 /// A stored page of a large object; pages that are not stored are holes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +37,7 @@ pub trait DatabaseArchive: Send + Sync + fmt::Debug {
     ) -> Result<()>;
 
     /// Hands on every large object, in order of oids.
-    fn large_objects(&self, each: &mut dyn FnMut(LargeObject) -> Result<()>) -> Result<()>;
+    fn large_objects(&self, each: &mut dyn FnMut(LargeObjectInfo) -> Result<()>) -> Result<()>;
 
     /// Hands on every stored page of every large object, in order of oids and offsets.
     fn large_object_pages(

@@ -5,11 +5,12 @@
 
 use std::collections::BTreeSet;
 
-use super::archive::{DatabaseArchive, LargeObject, LargeObjectPage};
+use super::archive::{DatabaseArchive, LargeObjectPage};
 use super::error::RestoreError;
 use super::report::{Phase, Recorder};
 use super::sql::{quote_identifier, quote_literal};
 use crate::error::Error;
+use crate::format::large_object::LargeObjectInfo;
 use crate::source::postgres::{PgError, PgSession};
 
 const OBJECTS_PER_BATCH: usize = 500;
@@ -82,7 +83,7 @@ impl Restore<'_> {
     fn each_batch(
         &mut self,
         archive: &dyn DatabaseArchive,
-        work: fn(&mut Self, &[LargeObject]) -> Result<(), RestoreError>,
+        work: fn(&mut Self, &[LargeObjectInfo]) -> Result<(), RestoreError>,
     ) -> Result<(), RestoreError> {
         let mut kept = None;
         let mut batch = Vec::new();
@@ -103,7 +104,7 @@ impl Restore<'_> {
         }
     }
 
-    fn create(&mut self, batch: &[LargeObject]) -> Result<(), RestoreError> {
+    fn create(&mut self, batch: &[LargeObjectInfo]) -> Result<(), RestoreError> {
         self.recorder.check_interrupt()?;
         let oids: Vec<u32> = batch.iter().map(|object| object.oid).collect();
         self.created += u64::try_from(oids.len()).unwrap_or(u64::MAX);
@@ -178,7 +179,7 @@ impl Restore<'_> {
         }
     }
 
-    fn describe(&mut self, batch: &[LargeObject]) -> Result<(), RestoreError> {
+    fn describe(&mut self, batch: &[LargeObjectInfo]) -> Result<(), RestoreError> {
         self.recorder.check_interrupt()?;
         let options = self.options;
         let statements: Vec<(u32, String)> = batch
@@ -234,7 +235,7 @@ impl Runs {
 }
 
 /// Statements for comment, privileges and owner of one object.
-fn description(object: &LargeObject, options: Options) -> String {
+fn description(object: &LargeObjectInfo, options: Options) -> String {
     let quoted =
         |name: &str| String::from_utf8_lossy(&quote_identifier(name.as_bytes())).into_owned();
     let oid = object.oid;
@@ -274,7 +275,7 @@ fn description(object: &LargeObject, options: Options) -> String {
 }
 
 /// Roles that the privileges and owners of a large object name.
-pub(crate) fn roles(object: &LargeObject, options: Options) -> Vec<String> {
+pub(crate) fn roles(object: &LargeObjectInfo, options: Options) -> Vec<String> {
     let mut roles = Vec::new();
     if !options.no_owner {
         roles.push(object.owner.clone());
@@ -394,7 +395,7 @@ mod tests {
 
     #[test]
     fn statements_of_an_object() {
-        let object = LargeObject {
+        let object = LargeObjectInfo {
             oid: 7,
             owner: "Ow".to_owned(),
             acl: Some(vec![

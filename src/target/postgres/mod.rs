@@ -31,7 +31,7 @@ pub(crate) mod sql;
 pub mod target_database;
 pub mod toc;
 
-pub use archive::{DatabaseArchive, LargeObject, LargeObjectPage};
+pub use archive::{DatabaseArchive, LargeObjectPage};
 pub use error::RestoreError;
 pub use globals::Globals;
 pub use report::{OnError, RestoreReport};
