@@ -1,7 +1,16 @@
 //! One file for each command; orchestration only.
 
 pub mod backup;
+pub mod browse;
+pub mod cat;
+pub mod find;
 pub mod init;
+pub mod ls;
+pub mod manifest;
+#[cfg(test)]
+mod reading_tests;
 pub mod snapshots;
+pub mod stats;
+mod stream;
 #[cfg(test)]
 pub(crate) mod testing;

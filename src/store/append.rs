@@ -47,7 +47,7 @@ pub struct Validated {
     checkpoint: u64,
     action: Action,
     /// The content of the gc list that the action names. The list itself may be gone by now, if another pruner was faster.
-    list: Option<GcList>,
+    list: Option<Box<GcList>>,
 }
 
 /// What a writer wants to commit, and all that it relied on.
@@ -95,6 +95,9 @@ pub enum Decision<G> {
     /// Append nothing, because of this.
     GiveUp(G),
 }
+
+/// Makes a decision of the state at the end of the log.
+pub type Decide<'a, G> = dyn FnMut(&Arc<State>) -> Result<Decision<G>, StoreError> + 'a;
 
 /// How an append came out.
 #[derive(Debug)]
@@ -238,10 +241,7 @@ impl State {
 impl Repository {
     /// Appends what `decide` makes of the state at the end of the log. It is asked again whenever somebody else was faster, and must then
     /// test everything again.
-    pub fn append<G>(
-        &self,
-        decide: &mut dyn FnMut(&Arc<State>) -> Result<Decision<G>, StoreError>,
-    ) -> Result<Outcome<G>, StoreError> {
+    pub fn append<G>(&self, decide: &mut Decide<'_, G>) -> Result<Outcome<G>, StoreError> {
         for _ in 0..RACES_MAX {
             let state = self.read_state()?;
             let validated = match decide(&state)? {
@@ -324,8 +324,13 @@ impl Repository {
 
         // An entry that the fold refuses would stop everybody for ever, so it is folded in before it exists.
         let mut next = State::clone(&state);
-        next.fold_with(&entry, ObjectHash::of(&bytes), validated.list, self)
-            .map_err(would_break)?;
+        next.fold_with(
+            &entry,
+            ObjectHash::of(&bytes),
+            validated.list.map(|list| *list),
+            self,
+        )
+        .map_err(would_break)?;
 
         // Own objects are durable already: their types say so. Entry n may be somebody else's.
         self.backend.sync_names(&[ObjectKind::Log])?;
@@ -402,7 +407,7 @@ impl State {
         let action = Action::Gc { list };
         self.check_action(&action, Some(content), named)?;
         Ok(Validated {
-            list: Some(content.clone()),
+            list: Some(Box::new(content.clone())),
             ..self.validated(action)
         })
     }

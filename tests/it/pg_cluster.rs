@@ -214,6 +214,51 @@ impl Cluster {
             .expect("a pid");
     }
 
+    /// Starts a standby of this cluster.
+    pub(crate) fn standby(&self) -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("hf-pg-")
+            .tempdir()
+            .expect("temporary folder");
+        if let Some((uid, gid)) = server_user() {
+            chown(folder.path(), Some(uid), Some(gid)).expect("owner set");
+        }
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("mode set");
+        let data = folder.path().join("data");
+        run(as_server(&self.bin.join("pg_basebackup"))
+            .args([
+                "-R",
+                "-X",
+                "stream",
+                "-c",
+                "fast",
+                "--no-sync",
+                "-U",
+                "postgres",
+                "-p",
+                &self.port.to_string(),
+            ])
+            .arg("-h")
+            .arg(self.socket_folder())
+            .arg("-D")
+            .arg(&data)
+            .current_dir(folder.path()));
+        let mut standby = Self {
+            folder,
+            bin: self.bin.clone(),
+            port: 5432,
+            pid: 0,
+        };
+        let mut conf = fs::read_to_string(data.join("postgresql.conf")).expect("postgresql.conf");
+        conf.push_str(&format!(
+            "\nport = 5432\nunix_socket_directories = '{}'\n",
+            standby.socket_folder().display()
+        ));
+        standby.write_data_file("postgresql.conf", &conf);
+        standby.boot();
+        standby
+    }
+
     /// Reads the configuration again.
     #[allow(dead_code, reason = "for tests that change pg_hba.conf")]
     pub(crate) fn reload(&self) {

@@ -1,23 +1,264 @@
 //! Databases: all snapshots opened together first, streamed when the trees are read.
 
-use super::BackupOptions;
-use super::components::Taken;
+use super::components::{Taken, chain, fail};
 use super::engine::Engine;
-use crate::error::Result;
+use super::{BackupOptions, now};
+use crate::error::{Error, Result};
+use crate::format::node::{Subtree, Timestamp};
+use crate::format::path_encoding::encode_name;
+use crate::format::snapshot::{ClusterConsistency, Component, ComponentKind, ComponentState};
+use crate::pipeline::TreePath;
+use crate::site::config::{DatabaseSettings, LockMode};
+use crate::site::redact_conninfo;
+use crate::source::SourceError;
+use crate::source::postgres::dump::{
+    DatabaseOutcome, DatabaseSource, DumpOptions, Locks, OpenDatabase, RowDigester, StreamOptions,
+    cluster_consistency, open_snapshots, stream_databases,
+};
+use crate::source::postgres::pgtools::ToolPlaces;
+use crate::source::postgres::{ConnInfo, ConnSettings};
+use crate::store::StoreError;
 
-/// Opened databases.
-#[derive(Debug, Default)]
-pub(super) struct Open {}
-
-pub(super) fn open(_engine: &Engine, _options: &BackupOptions) -> Result<Open> {
-    Ok(Open::default())
+/// A database of the site: what becomes of its component.
+struct Wanted {
+    component: Component,
+    base: TreePath,
+    source: Result<DatabaseSource, String>,
 }
 
+/// Databases whose snapshots are open, and those that failed on the way.
+#[derive(Default)]
+pub(super) struct Open {
+    open: Vec<(Component, TreePath, OpenDatabase)>,
+    failed: Vec<Component>,
+}
+
+fn component(name: &str, conninfo: &str) -> (Component, TreePath) {
+    let folder = encode_name(name.as_bytes());
+    let base = TreePath::root()
+        .join(ComponentKind::Database.folder().as_bytes())
+        .join(&folder);
+    let component = Component {
+        kind: ComponentKind::Database,
+        name: name.to_owned(),
+        path: base.names().map(|name| name.to_vec().into()).collect(),
+        started: now(),
+        origin: redact_conninfo(conninfo),
+        ..Component::default()
+    };
+    (component, base)
+}
+
+fn settings(conninfo: &str, options: &BackupOptions) -> Result<ConnSettings, String> {
+    let parsed = ConnInfo::parse(conninfo).map_err(|e| chain(&e))?;
+    parsed.resolve(&*options.environment).map_err(|e| chain(&e))
+}
+
+fn dump_options(options: &BackupOptions) -> DumpOptions {
+    let tools = ToolPlaces {
+        path: (options.environment)("PATH"),
+        ..ToolPlaces::default()
+    };
+    DumpOptions {
+        tools,
+        ..DumpOptions::default()
+    }
+}
+
+fn of_site(database: &DatabaseSettings, options: &BackupOptions) -> Wanted {
+    let (component, base) = component(&database.name, database.conninfo.expose());
+    let source = settings(database.conninfo.expose(), options).map(|mut settings| {
+        if let Some(file) = &database.passfile {
+            settings.set_passfile(file.clone());
+        }
+        let mut dump = dump_options(options);
+        dump.exclude_table_data
+            .clone_from(&database.exclude_table_data);
+        dump.exclude_schema.clone_from(&database.exclude_schema);
+        dump.locks = match database.locks {
+            LockMode::Optimistic => Locks::Optimistic,
+            LockMode::Hold => Locks::Hold,
+        };
+        dump.connections = database
+            .connections
+            .map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+        if let Some(retries) = database.retries {
+            dump.retry.tries = retries.max(1);
+        }
+        DatabaseSource {
+            name: database.name.clone(),
+            settings,
+            options: dump,
+        }
+    });
+    Wanted {
+        component,
+        base,
+        source,
+    }
+}
+
+fn of_argument(conninfo: &str, options: &BackupOptions) -> Wanted {
+    let settings = settings(conninfo, options);
+    let name = settings.as_ref().map_or_else(
+        |_e| redact_conninfo(conninfo),
+        |settings| settings.dbname.clone(),
+    );
+    let (component, base) = component(&name, conninfo);
+    let options = dump_options(options);
+    Wanted {
+        component,
+        base,
+        source: settings.map(|settings| DatabaseSource {
+            name,
+            settings,
+            options,
+        }),
+    }
+}
+
+/// Opens the snapshots of all databases together.
+pub(super) fn open(engine: &Engine, options: &BackupOptions) -> Result<Open> {
+    let site = options
+        .site
+        .as_ref()
+        .map(|site| site.databases.as_slice())
+        .unwrap_or_default();
+    let wanted: Vec<Wanted> = site
+        .iter()
+        .map(|database| of_site(database, options))
+        .chain(
+            options
+                .databases
+                .iter()
+                .map(|conninfo| of_argument(conninfo, options)),
+        )
+        .collect();
+    let mut all = Open::default();
+    let mut sources = Vec::new();
+    let mut places = Vec::new();
+    for Wanted {
+        component,
+        base,
+        source,
+    } in wanted
+    {
+        let taken = places
+            .iter()
+            .any(|(_, other): &(Component, TreePath)| *other == base);
+        match source {
+            Ok(_) if taken => {
+                let message = format!(
+                    "another database is called {}: name them in a site file",
+                    component.name
+                );
+                all.failed.push(fail_alone(component, message));
+            }
+            Ok(source) => {
+                sources.push(source);
+                places.push((component, base));
+            }
+            Err(message) => all.failed.push(fail(engine, component, &base, message)?),
+        }
+    }
+    if sources.is_empty() {
+        return Ok(all);
+    }
+    for (opened, (component, base)) in open_snapshots(&sources).into_iter().zip(places) {
+        match opened {
+            Ok(open) => all.open.push((component, base, open)),
+            Err(SourceError::Component(message)) => {
+                all.failed.push(fail(engine, component, &base, message)?)
+            }
+            Err(SourceError::Run(e)) => return Err(e),
+        }
+    }
+    Ok(all)
+}
+
+/// Fails a component whose place in the tree belongs to another.
+fn fail_alone(mut component: Component, message: String) -> Component {
+    tracing::warn!(component = %component.name, "{message}");
+    component.state = ComponentState::Failed;
+    component.message = message;
+    component.finished = now();
+    component
+}
+
+/// Streams the opened databases into the tree.
 pub(super) fn stream(
-    _engine: &Engine,
-    _options: &BackupOptions,
-    _open: Open,
-    _taken: &mut Taken,
+    engine: &Engine,
+    options: &BackupOptions,
+    open: Open,
+    taken: &mut Taken,
 ) -> Result<()> {
-    Ok(())
+    taken.components.extend(open.failed);
+    if open.open.is_empty() {
+        return Ok(());
+    }
+    let secret = engine.repository.keyring().row_digest_secret();
+    let secret = secret.map_err(|missing| StoreError::MissingSecret {
+        what: missing.action.to_owned(),
+    })?;
+    let digester = RowDigester::new(secret.expose());
+    let mut components = Vec::new();
+    let mut databases = Vec::new();
+    for (component, base, database) in open.open {
+        components.push((component, base));
+        databases.push(database);
+    }
+    let settings = StreamOptions {
+        connections: options.connections.max(1),
+        content_digest: options.content_digest,
+    };
+    let results = stream_databases(databases, &engine.sink, &digester, settings);
+    let mut outcomes = Vec::new();
+    for ((component, base), (_, result)) in components.into_iter().zip(results) {
+        match result {
+            Ok(outcome) => {
+                taken.components.push(fill(component, &outcome));
+                outcomes.push(outcome);
+            }
+            Err(SourceError::Component(message)) => taken
+                .components
+                .push(fail(engine, component, &base, message)?),
+            Err(SourceError::Run(e)) => return Err(e),
+        }
+    }
+    let consistency = cluster_consistency(&outcomes.iter().collect::<Vec<&DatabaseOutcome>>());
+    taken
+        .clusters
+        .extend(consistency.into_iter().map(|c| ClusterConsistency {
+            cluster: c.cluster,
+            atomic: c.atomic,
+            spread_ms: c.spread_ms,
+        }));
+    if engine.interrupt.is_set() {
+        Err(Error::Interrupted)
+    } else {
+        Ok(())
+    }
+}
+
+fn fill(mut component: Component, outcome: &DatabaseOutcome) -> Component {
+    component.finished = now();
+    component.tables = outcome.tables;
+    component.rows = outcome.rows;
+    component.totals = Subtree {
+        files: outcome.tables,
+        directories: 0,
+        bytes: outcome.bytes,
+    };
+    component.notes.extend(outcome.notes.iter().cloned());
+    let taken_at = outcome.snapshot.time_ms;
+    let millis = u32::try_from(taken_at.rem_euclid(1000)).unwrap_or_default();
+    component.started = Timestamp {
+        seconds: taken_at.div_euclid(1000),
+        nanos: millis * 1_000_000,
+    };
+    if let Some(why) = &outcome.incomplete {
+        component.state = ComponentState::Incomplete;
+        component.message.clone_from(why);
+    }
+    component
 }

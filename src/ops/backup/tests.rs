@@ -155,3 +155,98 @@ fn what_is_missing_fails_its_component_alone() {
     };
     assert!(backup(&repository, &nothing, &stats, &Interrupt::default()).is_err());
 }
+
+/// A prune condemns everything that the first snapshot stored, while a second run relies on it; the session of that run was expired
+/// wrongly, so nothing protects it.
+#[test]
+fn what_a_prune_condemned_is_stored_again() {
+    let (backend, repository) = repository();
+    let folder = tempfile::tempdir().unwrap();
+    sample_tree(folder.path());
+    let (first, _) = back_up(&repository, folder.path());
+    let mut options = BackupOptions::new("host");
+    options.paths.push(folder.path().to_path_buf());
+    let session = Arc::new(repository.open_session().unwrap());
+    let stats = Arc::new(Stats::default());
+    let engine = Engine::start(
+        &repository,
+        &session,
+        &options,
+        &stats,
+        &Interrupt::default(),
+    )
+    .unwrap();
+    let taken = components::take_all(&engine, &options);
+    let (taken, mut stored) = engine.finish(taken).unwrap();
+    assert_eq!(stats.bytes_new.get(), 0);
+
+    repository.expire(session.number()).unwrap();
+    repository.forget(&[first.snapshot]).unwrap();
+    let state = repository.read_state().unwrap();
+    let runs: Vec<ObjectHash> = state.index().keys().copied().collect();
+    let packs = runs
+        .iter()
+        .flat_map(|run| repository.load_run(run).unwrap().packs)
+        .map(|pack| pack.name)
+        .collect();
+    let list = crate::format::log::GcList {
+        packs,
+        runs,
+        records: vec![first.snapshot],
+        ..Default::default()
+    };
+    let bytes = minicbor::to_vec(&list).unwrap();
+    let name = repository
+        .put_object(crate::format::header::SealedKind::Gc, 0, &bytes)
+        .unwrap();
+    repository
+        .append_or_refuse(&mut |state| state.validate_gc_of_a_test(name, &list, &*repository))
+        .unwrap();
+
+    let record = Record {
+        root: stored.tree.root.clone(),
+        components: taken.components,
+        ..Record::default()
+    };
+    let parents: Vec<ObjectHash> = record.components.iter().filter_map(|c| c.parent).collect();
+    assert_eq!(parents, [first.snapshot]);
+    let durable = session.write_record(&record, &stored.runs).unwrap();
+    let Commit::Lost { lost, state } = session
+        .commit(&durable, &stored.runs, &stored.reused, &parents)
+        .unwrap()
+    else {
+        panic!("the commit must not stand on condemned packs");
+    };
+    assert_eq!(lost.parents, parents);
+    assert!(!lost.reused.is_empty());
+    repair::repair(
+        &session,
+        &options,
+        &stats,
+        &record,
+        &mut stored,
+        &lost,
+        &state,
+    )
+    .unwrap();
+    assert!(matches!(
+        session
+            .commit(&durable, &stored.runs, &stored.reused, &[])
+            .unwrap(),
+        Commit::Done { .. }
+    ));
+    // Only now does the pruner delete, everything that it condemned.
+    for condemned in repository.read_state().unwrap().all_condemned() {
+        backend.delete(&condemned).unwrap();
+    }
+    let repository = reopen(backend);
+    let path = format!("paths{}/a/b/large", folder.path().display());
+    assert_eq!(read(&repository, &path), noise(1000, 700_000));
+    assert_eq!(
+        read(
+            &repository,
+            &format!("paths{}/a/small-007", folder.path().display())
+        ),
+        noise(7, 149)
+    );
+}

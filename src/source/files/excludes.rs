@@ -71,7 +71,8 @@ mod tests {
 
     #[test]
     fn patterns_match_as_in_git() {
-        let cases: &[(&[&str], &[u8], &[u8], bool, bool)] = &[
+        type Case<'a> = (&'a [&'a str], &'a [u8], &'a [u8], bool, bool);
+        let cases: &[Case<'_>] = &[
             (&["*.tmp"], b"", b"a.tmp", false, true),
             (&["*.tmp"], b"x/y", b"a.tmp", false, true),
             (&["*.tmp", "!keep.tmp"], b"x", b"keep.tmp", false, false),

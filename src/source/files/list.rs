@@ -48,7 +48,7 @@ pub(super) fn start(
 }
 
 /// Sorted, and without paths that stand below another one that is listed as a directory.
-fn without_covered(paths: &[PathBuf]) -> Vec<&PathBuf> {
+pub(super) fn without_covered(paths: &[PathBuf]) -> Vec<&PathBuf> {
     let mut sorted: Vec<&PathBuf> = paths.iter().collect();
     sorted.sort();
     let mut kept: Vec<&PathBuf> = Vec::new();

@@ -263,6 +263,7 @@ pub(super) fn xattrs_bytes(xattrs: &[Xattr]) -> usize {
 }
 
 #[cfg(test)]
+#[allow(clippy::print_stderr, reason = "a test says what it skips")]
 mod tests {
     use super::*;
 

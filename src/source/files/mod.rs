@@ -16,6 +16,8 @@ mod metadata;
 mod names;
 mod read;
 mod sparse;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 use std::os::fd::OwnedFd;

@@ -44,59 +44,10 @@ pub(super) fn holes(file: impl AsFd, size: u64) -> Result<Vec<Hole>, Errno> {
     Ok(found)
 }
 
-/// A range of a file: data or a hole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Segment {
-    /// First byte.
-    pub(super) offset: u64,
-    /// Length, not 0.
-    pub(super) len: u64,
-    /// Whether it holds data.
-    pub(super) data: bool,
-}
-
-/// Cuts `0..size` into data and holes.
-pub(super) fn segments(holes: &[Hole], size: u64) -> impl Iterator<Item = Segment> + '_ {
-    let mut at = 0;
-    let mut rest = holes.iter();
-    let mut pending: Option<Hole> = None;
-    std::iter::from_fn(move || {
-        if let Some(hole) = pending.take() {
-            at = hole.offset + hole.len;
-            return Some(Segment {
-                offset: hole.offset,
-                len: hole.len,
-                data: false,
-            });
-        }
-        if at >= size {
-            return None;
-        }
-        let next = rest.next().copied();
-        let end = next.map_or(size, |hole| hole.offset);
-        if end > at {
-            pending = next;
-            let segment = Segment {
-                offset: at,
-                len: end - at,
-                data: true,
-            };
-            at = end;
-            return Some(segment);
-        }
-        let hole = next?;
-        at = hole.offset + hole.len;
-        Some(Segment {
-            offset: hole.offset,
-            len: hole.len,
-            data: false,
-        })
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::holes::segments;
     use std::os::unix::fs::FileExt;
 
     #[test]
@@ -117,22 +68,5 @@ mod tests {
             at += part.len;
         }
         assert_eq!(at, 10 << 20);
-    }
-
-    #[test]
-    fn segments_cover_everything() {
-        let hole = |offset, len| Hole { offset, len };
-        for (holes, size, count) in [
-            (vec![], 0, 0),
-            (vec![], 10, 1),
-            (vec![hole(0, 10)], 10, 1),
-            (vec![hole(0, 5)], 10, 2),
-            (vec![hole(5, 5)], 10, 2),
-            (vec![hole(2, 2), hole(6, 2)], 10, 5),
-        ] {
-            let parts: Vec<_> = segments(&holes, size).collect();
-            assert_eq!(parts.len(), count, "{holes:?}");
-            assert_eq!(parts.iter().map(|part| part.len).sum::<u64>(), size);
-        }
     }
 }

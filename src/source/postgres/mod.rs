@@ -14,6 +14,7 @@
 //! | [`session`] | [`PgSession`], the blocking facade |
 //! | [`child`] | the environment of a `pg_dump` child |
 //! | [`pgtools`] | which `pg_dump` fits a server |
+//! | [`dump`] | the dump itself: snapshots, schema, rows, large objects |
 //!
 //! ```no_run
 //! # fn main() -> Result<(), holdfast::source::postgres::PgError> {
@@ -42,6 +43,7 @@
 pub mod child;
 pub mod connect;
 pub mod conninfo;
+pub mod dump;
 pub mod error;
 mod keywords;
 mod passfile;
@@ -56,6 +58,7 @@ pub use connect::{
     ConnectOptions, Connector, Endpoint, EndpointAddress, RetryPolicy, SessionProfile,
 };
 pub use conninfo::{ConnInfo, ConnInfoError};
+pub use dump::{DatabaseSource, DumpOptions, OpenDatabase, open_snapshots, stream_databases};
 pub use error::{Attempt, PgError, ServerError};
 pub use pgtools::{PgTool, ToolError, find_tool};
 pub use session::{CancelHandle, PgSession};

@@ -1,0 +1,96 @@
+//! `locks = "hold"`: `pg_dump`'s way, all tables locked before the snapshot and until the end.
+//!
+//! It keeps every definition as it is, and makes whoever wants to change one wait; everybody who comes
+//! behind that waits too. That is why it is not the default. The locks belong to a session of their own,
+//! which takes the snapshot over and can read any table, also one whose lock others queue up for.
+
+use std::time::Duration;
+
+use super::catalog::{self, Exclusions, number, rows};
+use super::error::DumpError;
+use super::parts;
+use crate::source::postgres::{ConnectOptions, PgSession};
+
+const TABLES_PER_STATEMENT: usize = 200;
+const ROUNDS_MAX: u32 = 5;
+
+/// The session that holds the locks.
+#[derive(Debug)]
+pub(super) struct Holder {
+    pub(super) session: PgSession,
+}
+
+impl Holder {
+    /// Takes over the snapshot; the session has run no query yet, and LOCK does not count as one.
+    pub(super) fn import(&mut self, exported: &str) -> Result<(), DumpError> {
+        self.session.batch_execute(&format!(
+            "SET TRANSACTION SNAPSHOT {}",
+            catalog::literal(exported)
+        ))?;
+        Ok(())
+    }
+}
+
+/// Locks all tables of a database; the set is looked at again until it has not changed under the locks.
+pub(super) fn lock_all(
+    side: &mut PgSession,
+    exclusions: Exclusions<'_>,
+    lock_wait: Duration,
+) -> Result<Holder, DumpError> {
+    let options = ConnectOptions {
+        lock_timeout: Some(lock_wait),
+        ..ConnectOptions::dump()
+    };
+    let mut session = side.connector().connect(&options)?;
+    session.batch_execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
+    let mut locked: Vec<String> = Vec::new();
+    for _ in 0..ROUNDS_MAX {
+        let tables = catalog::read(side, exclusions)?.tables;
+        let missing: Vec<String> = tables
+            .iter()
+            .map(parts::relation)
+            .filter(|name| locked.binary_search(name).is_err())
+            .collect();
+        if missing.is_empty() {
+            return Ok(Holder { session });
+        }
+        check_capacity(side, locked.len() + missing.len())?;
+        for batch in missing.chunks(TABLES_PER_STATEMENT) {
+            let list: Vec<String> = batch.iter().map(|name| format!("ONLY {name}")).collect();
+            session
+                .batch_execute(&format!(
+                    "LOCK TABLE {} IN ACCESS SHARE MODE",
+                    list.join(", ")
+                ))
+                .map_err(|error| {
+                    DumpError::Failed(format!(
+                        "cannot lock the tables (locks = \"hold\"): {error}"
+                    ))
+                })?;
+        }
+        locked.extend(missing);
+        locked.sort();
+    }
+    Err(DumpError::Failed(
+        "tables are made faster than they can be locked (locks = \"hold\")".to_owned(),
+    ))
+}
+
+/// Refuses what the server's lock table cannot hold, because a full one fails other people's statements.
+/// The dump's own children lock the same tables once more.
+fn check_capacity(session: &mut PgSession, tables: usize) -> Result<(), DumpError> {
+    let found = rows(
+        session,
+        "SELECT pg_catalog.current_setting('max_locks_per_transaction')::bigint \
+         * (pg_catalog.current_setting('max_connections')::bigint + pg_catalog.current_setting('max_prepared_transactions')::bigint)",
+    )?;
+    let capacity: usize = found.first().map(|row| number(row, 0)).unwrap_or_default();
+    if tables.saturating_mul(2) > capacity {
+        return Err(DumpError::Failed(format!(
+            "locks = \"hold\" needs about {} locks, the server has room for {capacity}; \
+             raise max_locks_per_transaction or use locks = \"optimistic\"",
+            tables.saturating_mul(2)
+        )));
+    }
+    Ok(())
+}

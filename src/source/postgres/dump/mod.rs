@@ -1,0 +1,100 @@
+//! Dumps databases: a snapshot, the schema by `pg_dump`, the rows by COPY over several connections.
+//!
+//! Two steps, so that all snapshots can be opened in a moment of quiet and read later: [`open_snapshots`],
+//! then [`stream_databases`]. What is stored of a database is listed in `format::database`; rows go out as
+//! the server writes them, nothing is parsed but the ends of rows.
+//!
+//! **Invariants**
+//! 1. A database is archived whole or not at all (`a_failed_database_leaves_nothing`).
+//! 2. Every part of a table is read under a lock, and only if the table is still the one of the snapshot;
+//!    else the database is begun again, at most three times (`truncate_and_alter_start_the_database_again`).
+//! 3. No lock on a table outlives one part, but those of `pg_dump` while it runs and those of
+//!    `locks = "hold"` (`nobody_waits_for_more_than_one_part`).
+//! 4. The digest of a table does not depend on its parts (`big_tables_are_read_in_ranges`).
+//!
+//! **Failure**: whatever ends a database early takes its nodes back from the sink; its stored chunks are
+//! garbage that the next run may use.
+//!
+//! **Threads**: one for each connection; each has its own session. A thread waits for the server or for the
+//! sink's budget, never for another thread of the dump.
+
+mod catalog;
+mod digest;
+mod error;
+mod hold;
+mod keep_alive;
+mod large_objects;
+mod open;
+mod parts;
+mod pattern;
+mod schema;
+mod stream;
+
+use std::time::Duration;
+
+use super::pgtools::ToolPlaces;
+use super::{ConnSettings, RetryPolicy};
+
+pub use digest::{RowDigester, RowSum};
+pub use open::{OpenDatabase, SnapshotFacts, open_snapshots};
+pub use stream::{
+    ClusterConsistency, DatabaseOutcome, StreamOptions, cluster_consistency, stream_databases,
+};
+
+/// How tables are kept from changing while they are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Locks {
+    /// Each table part is locked while it is read; a changed definition starts the database again.
+    #[default]
+    Optimistic,
+    /// All tables are locked from before the snapshot until the end.
+    Hold,
+}
+
+/// How a database is dumped.
+#[derive(Clone, Debug)]
+pub struct DumpOptions {
+    /// Tables whose rows are left out, patterns as for `pg_dump`.
+    pub exclude_table_data: Vec<String>,
+    /// Schemas that are left out, patterns as for `pg_dump`.
+    pub exclude_schema: Vec<String>,
+    /// Kind of locks.
+    pub locks: Locks,
+    /// Connections that copy at once; none uses the limit of the run.
+    pub connections: Option<usize>,
+    /// How often connecting is tried.
+    pub retry: RetryPolicy,
+    /// Where `pg_dump` and `pg_dumpall` are looked for.
+    pub tools: ToolPlaces,
+    /// How long a table that others lock is waited for.
+    pub lock_wait: Duration,
+    /// Blocks of one part of a big table.
+    pub range_blocks: u64,
+}
+
+impl Default for DumpOptions {
+    fn default() -> Self {
+        Self {
+            exclude_table_data: Vec::new(),
+            exclude_schema: Vec::new(),
+            locks: Locks::Optimistic,
+            connections: None,
+            retry: RetryPolicy::default(),
+            tools: ToolPlaces::default(),
+            lock_wait: Duration::from_secs(300),
+            // 128 MiB of the usual blocks.
+            range_blocks: 16_384,
+        }
+    }
+}
+
+/// A database that is to be dumped.
+#[derive(Clone, Debug)]
+pub struct DatabaseSource {
+    /// Name of the component: its folder below `/databases`.
+    pub name: String,
+    /// Where it is.
+    pub settings: ConnSettings,
+    /// How it is dumped.
+    pub options: DumpOptions,
+}

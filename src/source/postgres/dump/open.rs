@@ -1,0 +1,473 @@
+//! Opens the snapshots of all databases together, then reads what each database is.
+//!
+//! PostgreSQL has no snapshot across databases. Those of one cluster are taken right after one another and
+//! compared by `pg_current_snapshot()`: equal ones show the same transactions, so the databases agree with
+//! each other as if one snapshot covered them. Where others write all the time, the attempt is repeated;
+//! what remains is a spread in milliseconds, which the archive states.
+//!
+//! Steps of one database: connect, `BEGIN` and export (with its cluster), catalog, sequences, `pg_dump`. The
+//! transaction then stays open, without locks on tables, until the rows are copied.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use super::catalog::{self, Catalog, Exclusions, number, rows, text};
+use super::error::DumpError;
+use super::hold::{self, Holder};
+use super::schema::{self, Output, SchemaRequest};
+use super::{DatabaseSource, Locks};
+use crate::source::SourceError;
+use crate::source::postgres::connect::EndpointAddress;
+use crate::source::postgres::{ConnectOptions, Connector, PgError, PgSession};
+
+/// How often the databases of a cluster are opened again for snapshots that agree.
+const AGREEMENT_TRIES: u32 = 20;
+/// How often one database is begun again because its definitions changed meanwhile.
+pub(super) const RESTARTS_MAX: u32 = 3;
+const BEGIN: &str = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY";
+
+/// What is known of a snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotFacts {
+    /// The name under which other sessions take it over.
+    pub(super) exported: String,
+    /// `pg_current_snapshot()` as text: equal ones show the same transactions.
+    pub visible: String,
+    /// When it was taken, by the server's clock, RFC 3339.
+    pub time: String,
+    /// The same in milliseconds since 1970.
+    pub time_ms: i64,
+    /// The position in the WAL right after it.
+    pub lsn: String,
+}
+
+/// A cluster and what belongs to it as a whole.
+#[derive(Debug)]
+pub(super) struct Cluster {
+    /// Its name in the tree.
+    pub(super) name: String,
+    /// Roles, tablespaces and settings; or why they could not be read. Taken by who writes them first.
+    pub(super) globals: Mutex<Option<Result<Output, String>>>,
+    /// Why the globals are missing, for every database of the cluster.
+    pub(super) globals_failure: Option<String>,
+}
+
+/// Everything about a database that was read in its snapshot before the rows.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub(super) snapshot: SnapshotFacts,
+    pub(super) catalog: Catalog,
+    pub(super) schema: Output,
+    pub(super) holder: Option<Holder>,
+}
+
+/// A database whose snapshot is open.
+#[derive(Debug)]
+pub struct OpenDatabase {
+    pub(super) source: DatabaseSource,
+    pub(super) session: Arc<Mutex<PgSession>>,
+    pub(super) connector: Connector,
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) prepared: Prepared,
+    pub(super) restarts: u32,
+}
+
+impl OpenDatabase {
+    /// Returns the name of the component.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.source.name
+    }
+
+    /// Returns the name of its cluster in the tree.
+    #[must_use]
+    pub fn cluster(&self) -> &str {
+        &self.cluster.name
+    }
+
+    /// Returns what is known of its snapshot.
+    #[must_use]
+    pub fn snapshot(&self) -> &SnapshotFacts {
+        &self.prepared.snapshot
+    }
+
+    /// Returns the bytes of its tables, as far as their main files tell.
+    #[must_use]
+    pub fn bytes_expected(&self) -> u64 {
+        let tables = self.prepared.catalog.tables.iter();
+        tables
+            .filter(|table| !table.data_excluded)
+            .map(|table| table.bytes)
+            .sum()
+    }
+}
+
+/// A session on its way to an open database.
+struct Opening {
+    session: PgSession,
+    cluster: String,
+    holder: Option<Holder>,
+    snapshot: SnapshotFacts,
+}
+
+type Slot<T> = Result<T, DumpError>;
+
+/// Opens the snapshots of all databases together and dumps their schemas. A database that fails is an error
+/// in its place; the others go on. The open transactions are pinged until they are streamed or dropped.
+pub fn open_snapshots(sources: &[DatabaseSource]) -> Vec<Result<OpenDatabase, SourceError>> {
+    let mut openings = in_parallel(sources.iter().collect(), connect);
+    agree(sources, &mut openings);
+    let prepared = in_parallel(
+        sources.iter().zip(openings).collect(),
+        |(source, opening)| {
+            opening.and_then(|mut opening| {
+                let prepared = prepare_with_restarts(source, &mut opening)?;
+                Ok((opening, prepared))
+            })
+        },
+    );
+    let opened = with_globals(sources, prepared);
+    super::keep_alive::watch(
+        opened
+            .iter()
+            .flatten()
+            .map(|open| Arc::downgrade(&open.session))
+            .collect(),
+    );
+    opened
+}
+
+/// Runs `work` for all items at once; servers do most of it.
+fn in_parallel<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+    thread::scope(|scope| {
+        let threads: Vec<_> = items
+            .into_iter()
+            .map(|item| scope.spawn(|| work(item)))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| {
+                thread
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+            .collect()
+    })
+}
+
+fn connect(source: &DatabaseSource) -> Slot<Opening> {
+    let options = ConnectOptions {
+        retry: source.options.retry,
+        ..ConnectOptions::dump()
+    };
+    let mut session = Connector::new(source.settings.clone()).connect(&options)?;
+    let cluster = cluster_identity(&mut session);
+    Ok(Opening {
+        session,
+        cluster,
+        holder: None,
+        snapshot: SnapshotFacts::default(),
+    })
+}
+
+/// Returns what tells clusters apart: the same one may be reached under several names.
+fn cluster_identity(session: &mut PgSession) -> String {
+    if session.version_num() >= 90_600
+        && let Ok(found) =
+            session.simple_column("SELECT system_identifier FROM pg_catalog.pg_control_system()")
+        && let Some(Some(identifier)) = found.into_iter().next()
+    {
+        // A standby has the identifier of its primary and another snapshot.
+        return format!("{identifier} {}", session.facts().in_recovery);
+    }
+    let endpoint = session.endpoint();
+    format!("{:?} {}", endpoint.address, endpoint.port)
+}
+
+/// Opens snapshots until those of each cluster agree.
+fn agree(sources: &[DatabaseSource], openings: &mut [Slot<Opening>]) {
+    let mut clusters: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (position, opening) in openings.iter().enumerate() {
+        if let Ok(opening) = opening {
+            clusters
+                .entry(opening.cluster.clone())
+                .or_default()
+                .push(position);
+        }
+    }
+    for members in clusters.values() {
+        for position in members {
+            hold_if_asked(&sources[*position], &mut openings[*position]);
+        }
+        for round in 1..=AGREEMENT_TRIES {
+            if open_once(openings, members) || round == AGREEMENT_TRIES {
+                break;
+            }
+            // A different pause each time, so that no rhythm of the writers is met again and again.
+            thread::sleep(Duration::from_millis(u64::from(round * 7 % 20)));
+        }
+        for position in members {
+            import_into_holder(&mut openings[*position]);
+        }
+    }
+}
+
+fn hold_if_asked(source: &DatabaseSource, slot: &mut Slot<Opening>) {
+    let Ok(opening) = slot else { return };
+    if source.options.locks == Locks::Hold {
+        match hold::lock_all(
+            &mut opening.session,
+            exclusions(source),
+            source.options.lock_wait,
+        ) {
+            Ok(holder) => opening.holder = Some(holder),
+            Err(error) => *slot = Err(error),
+        }
+    }
+}
+
+fn import_into_holder(slot: &mut Slot<Opening>) {
+    let Ok(opening) = slot else { return };
+    if let Some(holder) = &mut opening.holder
+        && let Err(error) = holder.import(&opening.snapshot.exported)
+    {
+        *slot = Err(error);
+    }
+}
+
+/// Opens the snapshots of a cluster once, and says whether they agree.
+fn open_once(openings: &mut [Slot<Opening>], members: &[usize]) -> bool {
+    let mut each = |work: &dyn Fn(&mut Opening) -> Result<(), PgError>| {
+        for position in members {
+            let slot = &mut openings[*position];
+            if let Ok(opening) = slot
+                && let Err(error) = work(opening)
+            {
+                *slot = Err(error.into());
+            }
+        }
+    };
+    // The statement fixes the snapshot, BEGIN does not: so all begin first.
+    each(&|opening| opening.session.batch_execute(&format!("ROLLBACK; {BEGIN}")));
+    each(&|opening| {
+        opening.snapshot = take(&mut opening.session)?;
+        Ok(())
+    });
+    let mut seen = members
+        .iter()
+        .filter_map(|position| openings[*position].as_ref().ok())
+        .map(|o| &o.snapshot.visible);
+    let first = seen.next();
+    seen.all(|visible| Some(visible) == first)
+}
+
+/// Fixes and exports the snapshot of a transaction that has just begun.
+fn take(session: &mut PgSession) -> Result<SnapshotFacts, PgError> {
+    let version_num = session.version_num();
+    let visible = if version_num >= 130_000 {
+        "pg_current_snapshot"
+    } else {
+        "txid_current_snapshot"
+    };
+    let lsn = match (session.facts().in_recovery, version_num >= 100_000) {
+        (true, true) => "pg_last_wal_replay_lsn",
+        (true, false) => "pg_last_xlog_replay_location",
+        (false, true) => "pg_current_wal_lsn",
+        (false, false) => "pg_current_xlog_location",
+    };
+    let found = rows(
+        session,
+        &format!(
+            "SELECT pg_catalog.pg_export_snapshot(), pg_catalog.{visible}()::text, pg_catalog.{lsn}(), t.now, \
+             pg_catalog.floor(pg_catalog.date_part('epoch', t.now) * 1000)::bigint, \
+             pg_catalog.to_char(t.now AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') \
+             FROM (SELECT pg_catalog.clock_timestamp() AS now) t"
+        ),
+    )?;
+    let row = found.first();
+    let field = |column| row.map(|row| text(row, column)).unwrap_or_default();
+    Ok(SnapshotFacts {
+        exported: field(0),
+        visible: field(1),
+        lsn: field(2),
+        time: field(5),
+        time_ms: row.map(|row| number(row, 4)).unwrap_or_default(),
+    })
+}
+
+fn exclusions(source: &DatabaseSource) -> Exclusions<'_> {
+    Exclusions {
+        table_data: &source.options.exclude_table_data,
+        schemas: &source.options.exclude_schema,
+    }
+}
+
+/// Reads catalog and schema in an open snapshot; where definitions changed meanwhile, in a new one.
+fn prepare_with_restarts(source: &DatabaseSource, opening: &mut Opening) -> Slot<Prepared> {
+    let mut restarts = 0;
+    loop {
+        match prepare(source, opening) {
+            Err(DumpError::Restart(reason)) if restarts < RESTARTS_MAX => {
+                restarts += 1;
+                tracing::warn!(
+                    database = source.name,
+                    restarts,
+                    reason,
+                    "a definition changed, taking a new snapshot"
+                );
+                opening.snapshot = renew(source, &mut opening.session, &mut opening.holder)?;
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Ends the transaction and opens a new snapshot.
+fn renew(
+    source: &DatabaseSource,
+    session: &mut PgSession,
+    holder: &mut Option<Holder>,
+) -> Slot<SnapshotFacts> {
+    session.batch_execute(&format!("ROLLBACK; {BEGIN}"))?;
+    if source.options.locks == Locks::Hold {
+        *holder = None;
+        *holder = Some(hold::lock_all(
+            session,
+            exclusions(source),
+            source.options.lock_wait,
+        )?);
+        session.batch_execute(&format!("ROLLBACK; {BEGIN}"))?;
+    }
+    let snapshot = take(session)?;
+    if let Some(holder) = holder {
+        holder.import(&snapshot.exported)?;
+    }
+    Ok(snapshot)
+}
+
+fn prepare(source: &DatabaseSource, opening: &mut Opening) -> Slot<Prepared> {
+    let session = &mut opening.session;
+    let catalog = catalog::read(session, exclusions(source))?;
+    let schema = schema::dump_schema(&SchemaRequest {
+        connector: &session.connector(),
+        version_num: session.version_num(),
+        snapshot: &opening.snapshot.exported,
+        exclude_schemas: &source.options.exclude_schema,
+        standby: session.facts().in_recovery,
+        lock_wait: source.options.lock_wait,
+        places: &source.options.tools,
+    })?;
+    Ok(Prepared {
+        snapshot: opening.snapshot.clone(),
+        catalog,
+        schema,
+        holder: opening.holder.take(),
+    })
+}
+
+/// Opens a database again whose definitions changed while its rows were copied.
+pub(super) fn reopen(open: &mut OpenDatabase) -> Slot<()> {
+    let mut session = open.session.lock().unwrap_or_else(PoisonError::into_inner);
+    if session.is_closed() {
+        let options = ConnectOptions {
+            retry: open.source.options.retry,
+            ..ConnectOptions::dump()
+        };
+        *session = open.connector.connect(&options)?;
+        session.batch_execute(BEGIN)?;
+    }
+    let mut holder = None;
+    let snapshot = renew(&open.source, &mut session, &mut holder)?;
+    let catalog = catalog::read(&mut session, exclusions(&open.source))?;
+    let schema = schema::dump_schema(&SchemaRequest {
+        connector: &session.connector(),
+        version_num: session.version_num(),
+        snapshot: &snapshot.exported,
+        exclude_schemas: &open.source.options.exclude_schema,
+        standby: session.facts().in_recovery,
+        lock_wait: open.source.options.lock_wait,
+        places: &open.source.options.tools,
+    })?;
+    open.prepared = Prepared {
+        snapshot,
+        catalog,
+        schema,
+        holder,
+    };
+    Ok(())
+}
+
+/// Dumps the globals of each cluster once and puts everything together.
+fn with_globals(
+    sources: &[DatabaseSource],
+    prepared: Vec<Slot<(Opening, Prepared)>>,
+) -> Vec<Result<OpenDatabase, SourceError>> {
+    let mut clusters: BTreeMap<String, Arc<Cluster>> = BTreeMap::new();
+    let mut opened = Vec::with_capacity(prepared.len());
+    for (source, slot) in sources.iter().zip(prepared) {
+        opened.push(match slot {
+            Err(error) => Err(error.into_source()),
+            Ok((opening, prepared)) => {
+                let names: Vec<String> = clusters
+                    .values()
+                    .map(|cluster| cluster.name.clone())
+                    .collect();
+                let cluster = clusters
+                    .entry(opening.cluster.clone())
+                    .or_insert_with(|| Arc::new(new_cluster(source, &opening, &prepared, &names)));
+                Ok(OpenDatabase {
+                    source: source.clone(),
+                    connector: opening.session.connector(),
+                    session: Arc::new(Mutex::new(opening.session)),
+                    cluster: Arc::clone(cluster),
+                    prepared,
+                    restarts: 0,
+                })
+            }
+        });
+    }
+    opened
+}
+
+fn new_cluster(
+    source: &DatabaseSource,
+    opening: &Opening,
+    prepared: &Prepared,
+    names: &[String],
+) -> Cluster {
+    let session = &opening.session;
+    let globals = schema::dump_globals(
+        &session.connector(),
+        session.version_num(),
+        prepared.catalog.superuser,
+        &source.options.tools,
+    )
+    .map_err(|error| error.into_source().to_string());
+    let globals_failure = globals
+        .as_ref()
+        .err()
+        .map(|reason| format!("globals of the cluster are missing: {reason}"));
+    Cluster {
+        name: cluster_name(session, names),
+        globals: Mutex::new(Some(globals)),
+        globals_failure,
+    }
+}
+
+/// Names a cluster by where it is, which an operator recognises; two at one place get numbers.
+fn cluster_name(session: &PgSession, taken: &[String]) -> String {
+    let endpoint = session.endpoint();
+    let host = match (&endpoint.host, &endpoint.address) {
+        (Some(host), _) => host.clone(),
+        (None, EndpointAddress::Tcp(address)) => address.to_string(),
+        (None, EndpointAddress::Socket(_)) => "local".to_owned(),
+    };
+    let name = format!("{host}-{}", endpoint.port);
+    let numbered = (2..).map(|number| format!("{name}-{number}"));
+    std::iter::once(name.clone())
+        .chain(numbered)
+        .find(|name| !taken.contains(name))
+        .unwrap_or(name)
+}

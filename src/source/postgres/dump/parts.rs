@@ -1,0 +1,258 @@
+//! Which pieces a database is copied in, and the statements for one piece of a table.
+//!
+//! A big table is read in fixed ranges of blocks, so that several connections share it and the same range
+//! holds the same rows from one backup to the next. The last range is open: rows beyond the size that was
+//! seen belong to it.
+
+use super::catalog::{Catalog, Table, identifier, literal};
+
+/// The catalog of relations, as `pg_identify_object_as_address` wants it.
+const PG_CLASS_OID: u32 = 1259;
+/// Since when that function exists.
+const ADDRESS_SINCE: u32 = 90_500;
+
+/// One piece of work for one connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Piece {
+    /// A part of a table.
+    Rows {
+        /// Position in the catalog.
+        table: usize,
+        /// Number of the part.
+        part: u64,
+        /// First block; 0 for a whole table.
+        first_block: u64,
+        /// First block behind it; none for the last part.
+        end_block: Option<u64>,
+        /// Expected bytes.
+        bytes: u64,
+    },
+    /// The pages of a range of large objects.
+    LargeObjects {
+        /// First oid of the range.
+        first: u32,
+    },
+}
+
+/// Lists all pieces, the biggest first: the last ones to run should be short.
+pub(super) fn plan(catalog: &Catalog, range_blocks: u64) -> Vec<Piece> {
+    let mut pieces: Vec<Piece> = Vec::new();
+    for (position, table) in catalog
+        .tables
+        .iter()
+        .enumerate()
+        .filter(|(_, table)| !table.data_excluded)
+    {
+        pieces.extend(table_pieces(position, table, range_blocks));
+    }
+    pieces.sort_by_key(|piece| match piece {
+        Piece::Rows { bytes, .. } => std::cmp::Reverse(*bytes),
+        Piece::LargeObjects { .. } => std::cmp::Reverse(0),
+    });
+    let large_objects = catalog
+        .large_object_ranges
+        .iter()
+        .map(|(first, _)| Piece::LargeObjects { first: *first });
+    // Their size is not known beforehand, so they begin.
+    large_objects.chain(pieces).collect()
+}
+
+fn table_pieces(position: usize, table: &Table, range_blocks: u64) -> Vec<Piece> {
+    let count = if table.ranges && table.blocks > 0 {
+        table.blocks.div_ceil(range_blocks)
+    } else {
+        1
+    };
+    (0..count)
+        .map(|part| Piece::Rows {
+            table: position,
+            part,
+            first_block: part * range_blocks,
+            end_block: (part + 1 < count).then_some((part + 1) * range_blocks),
+            bytes: table.bytes / count,
+        })
+        .collect()
+}
+
+/// How many parts a table has.
+pub(super) fn part_count(table: &Table, range_blocks: u64) -> u64 {
+    if table.data_excluded {
+        return 0;
+    }
+    u64::try_from(table_pieces(0, table, range_blocks).len()).unwrap_or(u64::MAX)
+}
+
+/// Writes the full name of a table.
+pub(super) fn relation(table: &Table) -> String {
+    format!("{}.{}", identifier(&table.schema), identifier(&table.name))
+}
+
+/// Writes the statements that lock a table for one part and ask whether it is still the one of the snapshot:
+/// same file, same names. The catalog is read as of the snapshot, the two functions look at what is now.
+pub(super) fn lock_and_check(table: &Table, version_num: u32) -> String {
+    let names = if version_num >= ADDRESS_SINCE {
+        format!(
+            " AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_attribute a WHERE a.attrelid = {oid} AND a.attnum > 0 AND NOT a.attisdropped \
+             AND (pg_catalog.pg_identify_object_as_address({PG_CLASS_OID}, {oid}, a.attnum)).object_names \
+             IS DISTINCT FROM ARRAY[{}, {}, a.attname::text])",
+            literal(&table.schema),
+            literal(&table.name),
+            oid = table.oid,
+        )
+    } else {
+        format!(
+            " AND {}::pg_catalog.regclass::pg_catalog.oid = {}",
+            literal(&relation(table)),
+            table.oid
+        )
+    };
+    format!(
+        "SAVEPOINT holdfast_part; LOCK TABLE ONLY {} IN ACCESS SHARE MODE NOWAIT; \
+         SELECT coalesce(pg_catalog.pg_relation_filenode({}), 0) = {}{names}",
+        relation(table),
+        table.oid,
+        table.filenode,
+    )
+}
+
+/// Gives the lock of a part back.
+pub(super) const UNLOCK: &str =
+    "ROLLBACK TO SAVEPOINT holdfast_part; RELEASE SAVEPOINT holdfast_part";
+
+/// Writes the COPY statement of a part; no conversion of the encoding takes place.
+pub(super) fn copy_statement(
+    table: &Table,
+    first_block: u64,
+    end_block: Option<u64>,
+    encoding: &str,
+) -> String {
+    let columns: Vec<String> = table
+        .columns
+        .iter()
+        .map(|column| identifier(column))
+        .collect();
+    let columns = columns.join(", ");
+    let what = if table.filter.is_none() && first_block == 0 && end_block.is_none() {
+        let list = if columns.is_empty() {
+            String::new()
+        } else {
+            format!(" ({columns})")
+        };
+        format!("{}{list}", relation(table))
+    } else {
+        let condition = match (&table.filter, first_block, end_block) {
+            (Some(filter), ..) => filter.clone(),
+            (None, 0, Some(end)) => format!("WHERE ctid < '({end},0)'::pg_catalog.tid"),
+            (None, first, Some(end)) => {
+                format!(
+                    "WHERE ctid >= '({first},0)'::pg_catalog.tid AND ctid < '({end},0)'::pg_catalog.tid"
+                )
+            }
+            (None, first, None) => format!("WHERE ctid >= '({first},0)'::pg_catalog.tid"),
+        };
+        format!(
+            "(SELECT {columns} FROM ONLY {} {condition})",
+            relation(table)
+        )
+    };
+    format!(
+        "COPY {what} TO STDOUT WITH (FORMAT text, ENCODING {})",
+        literal(encoding)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(blocks: u64) -> Table {
+        Table {
+            oid: 7,
+            schema: "s".to_owned(),
+            name: "t".to_owned(),
+            blocks,
+            bytes: blocks * 8192,
+            ranges: true,
+            columns: vec!["a".to_owned(), "b\"c".to_owned()],
+            ..Table::default()
+        }
+    }
+
+    #[test]
+    fn ranges_are_fixed_and_the_last_is_open() {
+        let check = |blocks: u64, expected: &[(u64, Option<u64>)]| {
+            let found: Vec<(u64, Option<u64>)> = table_pieces(0, &table(blocks), 100)
+                .into_iter()
+                .map(|piece| match piece {
+                    Piece::Rows {
+                        first_block,
+                        end_block,
+                        ..
+                    } => (first_block, end_block),
+                    Piece::LargeObjects { .. } => panic!("no large objects here"),
+                })
+                .collect();
+            assert_eq!(found, expected, "{blocks}");
+            assert_eq!(
+                part_count(&table(blocks), 100),
+                u64::try_from(expected.len()).unwrap()
+            );
+        };
+        check(0, &[(0, None)]);
+        check(100, &[(0, None)]);
+        check(101, &[(0, Some(100)), (100, None)]);
+        check(250, &[(0, Some(100)), (100, Some(200)), (200, None)]);
+    }
+
+    #[test]
+    fn statements() {
+        let check = |table: &Table, first, end, expected: &str| {
+            let sql = copy_statement(table, first, end, "LATIN1");
+            assert_eq!(
+                sql,
+                format!("COPY {expected} TO STDOUT WITH (FORMAT text, ENCODING 'LATIN1')")
+            );
+        };
+        let mut table = table(300);
+        check(&table, 0, None, r#""s"."t" ("a", "b""c")"#);
+        check(
+            &table,
+            0,
+            Some(100),
+            r#"(SELECT "a", "b""c" FROM ONLY "s"."t" WHERE ctid < '(100,0)'::pg_catalog.tid)"#,
+        );
+        check(
+            &table,
+            200,
+            None,
+            r#"(SELECT "a", "b""c" FROM ONLY "s"."t" WHERE ctid >= '(200,0)'::pg_catalog.tid)"#,
+        );
+        table.columns.clear();
+        check(&table, 0, None, r#""s"."t""#);
+        table.filter = Some("WHERE NOT builtin".to_owned());
+        check(
+            &table,
+            0,
+            None,
+            r#"(SELECT  FROM ONLY "s"."t" WHERE NOT builtin)"#,
+        );
+    }
+
+    #[test]
+    fn big_pieces_come_first_and_excluded_tables_not_at_all() {
+        let mut catalog = Catalog {
+            tables: vec![table(10), table(50), table(20)],
+            ..Catalog::default()
+        };
+        catalog.tables[2].data_excluded = true;
+        catalog.large_object_ranges = vec![(16_384, 3)];
+        let order: Vec<Option<usize>> = plan(&catalog, 100)
+            .into_iter()
+            .map(|piece| match piece {
+                Piece::Rows { table, .. } => Some(table),
+                Piece::LargeObjects { .. } => None,
+            })
+            .collect();
+        assert_eq!(order, [None, Some(1), Some(0)]);
+    }
+}

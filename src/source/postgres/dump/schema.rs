@@ -1,0 +1,282 @@
+//! The children: `pg_dump` for the schema of a database, `pg_dumpall` for the globals of its cluster.
+//!
+//! Their output goes into an unnamed temporary file, so that its size costs no memory and nothing is left
+//! behind. A child counts as done only when it has exited with 0.
+//!
+//! `pg_dump` takes ACCESS SHARE locks while it runs. It is not left waiting for one: others would queue up
+//! behind the tables that it holds already. It gives up soon and is started again.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::error::{DumpError, local};
+use crate::source::postgres::pgtools::ToolPlaces;
+use crate::source::postgres::{Connector, PgTool, find_tool};
+
+/// How long `pg_dump` waits for one lock.
+const LOCK_WAIT_MS: u32 = 3_000;
+const PAUSE: Duration = Duration::from_millis(500);
+/// A storage setting of some minor releases, which others refuse to read back.
+const UNREADABLE: &[u8] = b" SET (pg_attver=";
+
+/// What a child has written.
+#[derive(Debug)]
+pub(super) struct Output {
+    file: File,
+    /// The version of the tool that wrote it.
+    pub(super) version: String,
+}
+
+impl Output {
+    /// Hands its bytes on, from the start.
+    pub(super) fn read<E: From<DumpError>>(
+        &self,
+        each: &mut dyn FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let failed = |error: io::Error| E::from(local("cannot read a temporary file", error));
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(0)).map_err(failed)?;
+        let mut buffer = vec![0; 256 * 1024];
+        loop {
+            match file.read(&mut buffer).map_err(failed)? {
+                0 => return Ok(()),
+                count => each(&buffer[..count])?,
+            }
+        }
+    }
+}
+
+/// What the schema dump needs to know.
+#[derive(Debug)]
+pub(super) struct SchemaRequest<'a> {
+    pub(super) connector: &'a Connector,
+    pub(super) version_num: u32,
+    pub(super) snapshot: &'a str,
+    pub(super) exclude_schemas: &'a [String],
+    pub(super) standby: bool,
+    pub(super) lock_wait: Duration,
+    pub(super) places: &'a ToolPlaces,
+}
+
+/// Dumps everything but the data of a database, as of its snapshot.
+pub(super) fn dump_schema(request: &SchemaRequest<'_>) -> Result<Output, DumpError> {
+    let tool = tool("pg_dump", request.version_num, request.places)?;
+    let mut arguments: Vec<OsString> = [
+        "-Fc",
+        "-Z0",
+        "-B",
+        "-C",
+        "-w",
+        "--section=pre-data",
+        "--section=post-data",
+    ]
+    .map(OsString::from)
+    .to_vec();
+    arguments.push(format!("--snapshot={}", request.snapshot).into());
+    arguments.push(format!("--lock-wait-timeout={LOCK_WAIT_MS}").into());
+    arguments.extend(
+        request
+            .exclude_schemas
+            .iter()
+            .map(|schema| format!("--exclude-schema={schema}").into()),
+    );
+    if request.standby {
+        arguments.push("--no-unlogged-table-data".into());
+    }
+    let deadline = Instant::now() + request.lock_wait;
+    loop {
+        match run(&tool, &arguments, request.connector)? {
+            Ok(output) => {
+                refuse_unreadable(&output)?;
+                return Ok(output);
+            }
+            Err(words) if waits_for_a_lock(&words) && Instant::now() < deadline => {
+                tracing::debug!(%words, "pg_dump got no lock, trying again");
+                thread::sleep(PAUSE);
+            }
+            Err(words) if is_a_changed_definition(&words) => return Err(DumpError::Restart(words)),
+            Err(words) => return Err(DumpError::Failed(words)),
+        }
+    }
+}
+
+/// Dumps roles, tablespaces and settings of a cluster.
+pub(super) fn dump_globals(
+    connector: &Connector,
+    version_num: u32,
+    superuser: bool,
+    places: &ToolPlaces,
+) -> Result<Output, DumpError> {
+    let tool = tool("pg_dumpall", version_num, places)?;
+    let mut arguments: Vec<OsString> = ["--globals-only", "-w"].map(OsString::from).to_vec();
+    arguments.push(format!("--database={}", connector.settings().dbname).into());
+    // Without it the passwords are read from a catalog that only superusers may see.
+    if !superuser {
+        arguments.push("--no-role-passwords".into());
+    }
+    run(&tool, &arguments, connector)?.map_err(DumpError::Failed)
+}
+
+fn tool(name: &str, version_num: u32, places: &ToolPlaces) -> Result<PgTool, DumpError> {
+    find_tool(name, version_num, places).map_err(|error| DumpError::Failed(error.to_string()))
+}
+
+/// Runs a tool; returns its output, or its own words where it failed.
+fn run(
+    tool: &PgTool,
+    arguments: &[OsString],
+    connector: &Connector,
+) -> Result<Result<Output, String>, DumpError> {
+    let name = tool.path.display().to_string();
+    let environment = connector.child_environment()?;
+    let file =
+        tempfile::tempfile().map_err(|error| local("cannot make a temporary file", error))?;
+    let stdout = file
+        .try_clone()
+        .map_err(|error| local("cannot use a temporary file", error))?;
+    let mut command = Command::new(&tool.path);
+    // Messages are told apart by their English words.
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .env("LC_MESSAGES", "C")
+        .env_remove("LC_ALL");
+    environment.apply(&mut command);
+    let mut child = command
+        .spawn()
+        .map_err(|error| local(&format!("cannot start {name}"), error))?;
+    let errors = child
+        .stderr
+        .take()
+        .map(|stream| thread::spawn(move || words_of(stream)));
+    // Through a pipe: into a file that it can seek in, pg_dump writes the table of contents twice.
+    let copied = child
+        .stdout
+        .take()
+        .map_or(Ok(0), |mut stream| io::copy(&mut stream, &mut &stdout));
+    let status = child
+        .wait()
+        .map_err(|error| local(&format!("cannot wait for {name}"), error))?;
+    let words = errors
+        .and_then(|reader| reader.join().ok())
+        .unwrap_or_default();
+    copied.map_err(|error| local(&format!("cannot keep the output of {name}"), error))?;
+    if !status.success() {
+        let words = if words.is_empty() {
+            format!("ended with {status}")
+        } else {
+            words
+        };
+        return Ok(Err(format!("{name}: {words}")));
+    }
+    if !words.is_empty() {
+        tracing::warn!(tool = name, "{words}");
+    }
+    Ok(Ok(Output {
+        file,
+        version: tool.version.text.clone(),
+    }))
+}
+
+/// Reads what a child says, shortened to what a person reads.
+fn words_of(stream: impl Read) -> String {
+    const WORDS_MAX: u64 = 4096;
+    let mut stream = BufReader::new(stream);
+    let mut bytes = Vec::new();
+    let read = stream.by_ref().take(WORDS_MAX).read_to_end(&mut bytes);
+    // The child must not block on a full pipe.
+    let rest = io::copy(&mut stream, &mut io::sink());
+    if let Err(error) = read.map(|_| ()).and(rest.map(|_| ())) {
+        tracing::debug!(%error, "cannot read the messages of a child");
+    }
+    let text = String::from_utf8_lossy(&bytes);
+    text.lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+fn waits_for_a_lock(words: &str) -> bool {
+    words.contains("Query was: LOCK TABLE")
+        && !words.contains("does not exist")
+        && !words.contains("permission denied")
+}
+
+fn is_a_changed_definition(words: &str) -> bool {
+    [
+        "does not exist",
+        "cache lookup failed",
+        "could not open relation with OID",
+        "could not find",
+    ]
+    .iter()
+    .any(|sign| words.contains(sign))
+}
+
+/// Refuses a schema with a setting that no server reads back.
+fn refuse_unreadable(output: &Output) -> Result<(), DumpError> {
+    let mut tail: Vec<u8> = Vec::new();
+    let mut found = false;
+    output.read::<DumpError>(&mut |bytes| {
+        tail.extend_from_slice(bytes);
+        found |= tail
+            .windows(UNREADABLE.len())
+            .any(|window| window == UNREADABLE);
+        let keep = tail.len().saturating_sub(UNREADABLE.len());
+        tail.drain(..keep);
+        Ok(())
+    })?;
+    if found {
+        return Err(DumpError::Failed(format!(
+            "pg_dump {} writes column settings (pg_attver) that cannot be restored; \
+             install a pg_dump of the same or a later minor release than the server's",
+            output.version
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn output(text: &[u8]) -> Output {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(text).unwrap();
+        Output {
+            file,
+            version: "15.18".to_owned(),
+        }
+    }
+
+    #[test]
+    fn settings_that_cannot_be_restored_are_found_across_reads() {
+        let mut text = vec![b'x'; 256 * 1024 - 5];
+        assert!(refuse_unreadable(&output(&text)).is_ok());
+        text.extend_from_slice(b"ALTER COLUMN a SET (pg_attver=1);");
+        assert!(matches!(
+            refuse_unreadable(&output(&text)),
+            Err(DumpError::Failed(_))
+        ));
+    }
+
+    #[test]
+    fn failures_are_told_apart() {
+        let timeout = "pg_dump: error: query failed: ERROR:  canceling statement due to lock timeout; pg_dump: detail: Query was: LOCK TABLE public.t IN ACCESS SHARE MODE";
+        let dropped = "pg_dump: error: query failed: ERROR:  relation \"public.t\" does not exist; pg_dump: detail: Query was: LOCK TABLE public.t IN ACCESS SHARE MODE";
+        let denied = "pg_dump: error: query failed: ERROR:  permission denied for table t; pg_dump: detail: Query was: LOCK TABLE public.t";
+        assert!(
+            waits_for_a_lock(timeout) && !waits_for_a_lock(dropped) && !waits_for_a_lock(denied)
+        );
+        assert!(is_a_changed_definition(dropped) && !is_a_changed_definition(denied));
+    }
+}

@@ -1,0 +1,699 @@
+//! Copies the rows of open databases into the sink, over several connections.
+//!
+//! A part that others lock goes back into the queue and is tried again later, so that a long ALTER delays
+//! its own table only. Databases are read one after the other, each over all connections of the run.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::catalog::{self, Table};
+use super::error::DumpError;
+use super::large_objects;
+use super::open::{self, OpenDatabase, RESTARTS_MAX, SnapshotFacts};
+use super::parts::{self, Piece};
+use super::{RowDigester, RowSum};
+use crate::error::Error;
+use crate::format::database::{DatabaseInfo, TableInfo};
+use crate::format::large_object;
+use crate::format::node::{Node, NodeKind, TablePart, Timestamp};
+use crate::format::path_encoding::encode_name;
+use crate::pipeline::{ItemWriter, Sink, SourceQueue, StreamKind, TreePath};
+use crate::source::SourceError;
+use crate::source::postgres::{ConnectOptions, PgSession, ServerError};
+
+const PAUSE_BUSY: Duration = Duration::from_millis(100);
+/// Bytes of a part between two updates of the counters.
+const BYTES_PER_COUNT: u64 = 1 << 20;
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+const SECONDS_MS: i64 = 1000;
+
+/// What all databases of a run share.
+#[derive(Clone, Copy, Debug)]
+pub struct StreamOptions {
+    /// Connections that copy at once.
+    pub connections: usize,
+    /// Whether the plain BLAKE3 of every stream is made.
+    pub content_digest: bool,
+}
+
+/// What became of a database.
+#[derive(Clone, Debug, Default)]
+pub struct DatabaseOutcome {
+    /// Tables whose rows were copied.
+    pub tables: u64,
+    /// Rows.
+    pub rows: u64,
+    /// Bytes of the rows.
+    pub bytes: u64,
+    /// Large objects.
+    pub large_objects: u64,
+    /// What is not in the archive and why, and what else a person should know.
+    pub notes: Vec<String>,
+    /// Why the component does not count as complete.
+    pub incomplete: Option<String>,
+    /// Its cluster's name in the tree.
+    pub cluster: String,
+    /// The snapshot that was archived in the end.
+    pub snapshot: SnapshotFacts,
+    /// The server's version.
+    pub server_version: String,
+}
+
+/// How the databases of one cluster fit together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterConsistency {
+    /// Name of the cluster in the tree.
+    pub cluster: String,
+    /// Whether all snapshots show the same transactions.
+    pub atomic: bool,
+    /// Milliseconds between the first and the last of them.
+    pub spread_ms: u64,
+}
+
+/// Compares the snapshots of each cluster.
+#[must_use]
+pub fn cluster_consistency(outcomes: &[&DatabaseOutcome]) -> Vec<ClusterConsistency> {
+    let mut clusters: Vec<&str> = outcomes
+        .iter()
+        .map(|outcome| outcome.cluster.as_str())
+        .collect();
+    clusters.sort_unstable();
+    clusters.dedup();
+    clusters
+        .into_iter()
+        .map(|cluster| {
+            let snapshots: Vec<&SnapshotFacts> = outcomes
+                .iter()
+                .filter(|o| o.cluster == cluster)
+                .map(|o| &o.snapshot)
+                .collect();
+            let times = || snapshots.iter().map(|snapshot| snapshot.time_ms);
+            let spread = times().max().unwrap_or(0) - times().min().unwrap_or(0);
+            ClusterConsistency {
+                cluster: cluster.to_owned(),
+                atomic: snapshots
+                    .windows(2)
+                    .all(|pair| pair[0].visible == pair[1].visible),
+                spread_ms: u64::try_from(spread).unwrap_or(0),
+            }
+        })
+        .collect()
+}
+
+/// Copies all open databases into the sink; each result stands beside the name of its component. A database
+/// that fails leaves nothing in the tree.
+pub fn stream_databases(
+    open: Vec<OpenDatabase>,
+    sink: &Sink,
+    digester: &RowDigester,
+    options: StreamOptions,
+) -> Vec<(String, Result<DatabaseOutcome, SourceError>)> {
+    open.iter()
+        .for_each(|open| sink.stats.bytes_expected.add(open.bytes_expected()));
+    open.into_iter()
+        .map(|mut open| {
+            let name = open.name().to_owned();
+            let outcome = stream_with_restarts(&mut open, sink, digester, options);
+            (name, outcome.map_err(DumpError::into_source))
+        })
+        .collect()
+}
+
+fn stream_with_restarts(
+    open: &mut OpenDatabase,
+    sink: &Sink,
+    digester: &RowDigester,
+    options: StreamOptions,
+) -> Result<DatabaseOutcome, DumpError> {
+    let base = TreePath::root()
+        .join(b"databases")
+        .join(&encode_name(open.name().as_bytes()));
+    loop {
+        let queue = sink.pool.source_queue();
+        let result = stream_once(open, sink, &queue, digester, options, &base);
+        // What is still on its way to the tree must be there before anything is taken back.
+        queue.drain()?;
+        let reason = match result {
+            Ok(outcome) => return Ok(outcome),
+            Err(DumpError::Restart(reason)) if open.restarts < RESTARTS_MAX => reason,
+            Err(error) => {
+                sink.discard(&base)?;
+                return Err(error);
+            }
+        };
+        sink.discard(&base)?;
+        open.restarts += 1;
+        tracing::warn!(
+            database = open.name(),
+            restarts = open.restarts,
+            reason,
+            "a definition changed, beginning again"
+        );
+        match open::reopen(open) {
+            Ok(()) | Err(DumpError::Restart(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// One attempt at a database.
+struct Run<'a> {
+    open: &'a OpenDatabase,
+    sink: &'a Sink,
+    queue: &'a SourceQueue,
+    digester: &'a RowDigester,
+    content_digest: bool,
+    base: &'a TreePath,
+    holder: Option<Mutex<&'a mut PgSession>>,
+    work: Mutex<VecDeque<Work>>,
+    sums: Mutex<Vec<RowSum>>,
+    bytes: Mutex<u64>,
+    failure: Mutex<Option<DumpError>>,
+    stopped: AtomicBool,
+}
+
+/// A piece that waits for a connection.
+struct Work {
+    piece: Piece,
+    /// Since when others keep its table locked.
+    busy_since: Option<Instant>,
+    not_before: Option<Instant>,
+}
+
+/// What became of one piece.
+enum Copied {
+    Done,
+    /// Somebody else holds or awaits a lock that does not go with reading.
+    Busy(String),
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn stream_once(
+    open: &mut OpenDatabase,
+    sink: &Sink,
+    queue: &SourceQueue,
+    digester: &RowDigester,
+    options: StreamOptions,
+    base: &TreePath,
+) -> Result<DatabaseOutcome, DumpError> {
+    let mut holder = open.prepared.holder.take();
+    let connections = open
+        .source
+        .options
+        .connections
+        .unwrap_or(options.connections)
+        .clamp(1, options.connections.max(1));
+    let pieces = parts::plan(&open.prepared.catalog, open.source.options.range_blocks);
+    let threads = connections.min(pieces.len()).max(1);
+    let work = pieces
+        .into_iter()
+        .map(|piece| Work {
+            piece,
+            busy_since: None,
+            not_before: None,
+        })
+        .collect();
+    let run = Run {
+        open,
+        sink,
+        queue,
+        digester,
+        content_digest: options.content_digest,
+        base,
+        holder: holder
+            .as_mut()
+            .map(|holder| Mutex::new(&mut holder.session)),
+        work: Mutex::new(work),
+        sums: Mutex::new(vec![RowSum::default(); open.prepared.catalog.tables.len()]),
+        bytes: Mutex::new(0),
+        failure: Mutex::new(None),
+        stopped: AtomicBool::new(false),
+    };
+    write_globals(&run)?;
+    run.write_output(&run.base.join(b"schema.dump"), &open.prepared.schema)?;
+    let mut session = lock(&open.session);
+    thread::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(|| run.work_on_new_session());
+        }
+        run.keep(run.work_on(&mut session));
+    });
+    if let Some(error) = lock(&run.failure).take() {
+        return Err(error);
+    }
+    let large_objects = run.write_large_object_metadata(&mut session)?;
+    run.finish(&session, large_objects)
+}
+
+/// Writes the globals of the cluster, if no database has done so yet.
+fn write_globals(run: &Run<'_>) -> Result<(), DumpError> {
+    let cluster = &run.open.cluster;
+    let Some(Ok(globals)) = lock(&cluster.globals).take() else {
+        return Ok(());
+    };
+    let folder = TreePath::root()
+        .join(b"clusters")
+        .join(&encode_name(cluster.name.as_bytes()));
+    run.write_output(&folder.join(b"globals.sql"), &globals)
+}
+
+impl Run<'_> {
+    fn tables(&self) -> &[Table] {
+        &self.open.prepared.catalog.tables
+    }
+
+    /// Keeps the first failure and stops the others.
+    fn keep(&self, result: Result<(), DumpError>) {
+        if let Err(error) = result {
+            lock(&self.failure).get_or_insert(error);
+            self.stopped.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn check(&self) -> Result<(), DumpError> {
+        if self.stopped.load(Ordering::Relaxed) || self.sink.pool.is_stopped() {
+            return Err(DumpError::Run(Error::Stopped));
+        }
+        Ok(())
+    }
+
+    /// Opens one more connection in the same snapshot; where that fails, the others do its work.
+    fn work_on_new_session(&self) {
+        let options = ConnectOptions {
+            retry: self.open.source.options.retry,
+            ..ConnectOptions::dump()
+        };
+        let opened = self.open.connector.connect(&options).and_then(|mut session| {
+            session.batch_execute(&format!(
+                "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
+                catalog::literal(&self.open.prepared.snapshot.exported)
+            ))?;
+            Ok(session)
+        });
+        match opened {
+            Ok(mut session) => self.keep(self.work_on(&mut session)),
+            Err(error) => tracing::warn!(%error, "going on with fewer connections"),
+        }
+    }
+
+    fn work_on(&self, session: &mut PgSession) -> Result<(), DumpError> {
+        while let Some(mut work) = self.next() {
+            let copied = self
+                .copy(session, &work.piece)
+                .map_err(|error| error.context(&self.name_of(&work.piece)))?;
+            if let Copied::Busy(words) = copied {
+                let since = *work.busy_since.get_or_insert_with(Instant::now);
+                let limit = self.open.source.options.lock_wait;
+                if since.elapsed() > limit {
+                    let seconds = limit.as_secs();
+                    let name = self.name_of(&work.piece);
+                    return Err(DumpError::Failed(format!(
+                        "{name}: locked by others for more than {seconds} s: {words}"
+                    )));
+                }
+                work.not_before = Some(Instant::now() + PAUSE_BUSY);
+                lock(&self.work).push_back(work);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the next piece that may be tried; waits for one that is locked by others when nothing else is left.
+    fn next(&self) -> Option<Work> {
+        loop {
+            self.check().ok()?;
+            let mut work = lock(&self.work);
+            if work.is_empty() {
+                return None;
+            }
+            let now = Instant::now();
+            let ready = work
+                .iter()
+                .position(|work| work.not_before.is_none_or(|time| time <= now));
+            if let Some(position) = ready {
+                return work.remove(position);
+            }
+            drop(work);
+            thread::sleep(PAUSE_BUSY / 4);
+        }
+    }
+
+    fn name_of(&self, piece: &Piece) -> String {
+        match piece {
+            Piece::Rows { table, .. } => {
+                let table = &self.tables()[*table];
+                format!("table {}.{}", table.schema, table.name)
+            }
+            Piece::LargeObjects { first } => format!("large objects from {first}"),
+        }
+    }
+
+    fn copy(&self, session: &mut PgSession, piece: &Piece) -> Result<Copied, DumpError> {
+        match piece {
+            Piece::LargeObjects { first } => self
+                .copy_large_objects(session, *first)
+                .map(|()| Copied::Done),
+            Piece::Rows { .. } => match (self.copy_rows(session, piece)?, &self.holder) {
+                // Whoever holds the lock already can read behind the queue for it.
+                (Copied::Busy(_), Some(holder)) => self.copy_rows(&mut lock(holder), piece),
+                (copied, _) => Ok(copied),
+            },
+        }
+    }
+
+    fn copy_rows(&self, session: &mut PgSession, piece: &Piece) -> Result<Copied, DumpError> {
+        let Piece::Rows {
+            table: position,
+            part,
+            first_block,
+            end_block,
+            ..
+        } = piece
+        else {
+            return Ok(Copied::Done);
+        };
+        let table = &self.tables()[*position];
+        if let Some(busy) = lock_part(session, table)? {
+            return Ok(Copied::Busy(busy));
+        }
+        let mut writer = ItemWriter::queued(self.queue, StreamKind::Table, self.content_digest);
+        let mut sum = RowSum::default();
+        let mut counted = Counted {
+            sink: self.sink,
+            rows: 0,
+            bytes: 0,
+            total: 0,
+        };
+        let sql = parts::copy_statement(
+            table,
+            *first_block,
+            *end_block,
+            &self.open.prepared.catalog.encoding,
+        );
+        session.copy_out::<DumpError>(&sql, &mut |row| {
+            self.check()?;
+            let content = row.strip_suffix(b"\n").ok_or_else(|| {
+                DumpError::Failed("the server sent a row without its end".to_owned())
+            })?;
+            sum.add(self.digester, content);
+            counted.add(row.len());
+            Ok(writer.write(row)?)
+        })?;
+        counted.flush();
+        session.batch_execute(parts::UNLOCK)?;
+        let columns = table
+            .columns
+            .iter()
+            .map(|column| column.clone().into_bytes().into())
+            .collect();
+        let table_part = TablePart {
+            columns,
+            format: 0,
+            rows: sum.rows,
+            rows_digest: sum.bytes(),
+            first_block: *first_block,
+            end_block: *end_block,
+        };
+        let path = self.table_path(table).join(format!("{part:06}").as_bytes());
+        self.finish_stream(writer, path, Some(table_part))?;
+        lock(&self.sums)[*position] += sum;
+        *lock(&self.bytes) += counted.total;
+        Ok(Copied::Done)
+    }
+
+    fn table_path(&self, table: &Table) -> TreePath {
+        let names = [
+            &b"tables"[..],
+            &encode_name(table.schema.as_bytes()),
+            &encode_name(table.name.as_bytes()),
+        ];
+        names
+            .iter()
+            .fold(self.base.clone(), |path, name| path.join(name))
+    }
+
+    /// Ends a stream; its node goes to the sink when it is stored.
+    fn finish_stream(
+        &self,
+        writer: ItemWriter<'_>,
+        path: TreePath,
+        table: Option<TablePart>,
+    ) -> Result<(), DumpError> {
+        let sink = self.sink.clone();
+        let modified = self.modified();
+        writer.finish(Box::new(move |_worker, item| {
+            let name = path.names().last().unwrap_or_default().to_vec();
+            let node = Node {
+                name,
+                kind: NodeKind::File,
+                mode: 0o600,
+                modified,
+                size: item.bytes,
+                content: item.content,
+                digest: item.digest,
+                table,
+                ..Node::default()
+            };
+            sink.add_node(&path, node)
+        }))?;
+        Ok(())
+    }
+
+    /// The time of the snapshot: when the content was like this.
+    fn modified(&self) -> Timestamp {
+        let time_ms = self.open.prepared.snapshot.time_ms;
+        let millis = u32::try_from(time_ms.rem_euclid(SECONDS_MS)).unwrap_or(0);
+        Timestamp {
+            seconds: time_ms.div_euclid(SECONDS_MS),
+            nanos: millis * 1_000_000,
+        }
+    }
+
+    fn writer(&self) -> ItemWriter<'static> {
+        ItemWriter::queued(self.queue, StreamKind::TableBytes, self.content_digest)
+    }
+
+    fn write_output(
+        &self,
+        path: &TreePath,
+        output: &super::schema::Output,
+    ) -> Result<(), DumpError> {
+        let mut writer = self.writer();
+        output.read::<DumpError>(&mut |bytes| {
+            self.sink
+                .stats
+                .bytes_read
+                .add(u64::try_from(bytes.len()).unwrap_or(0));
+            Ok(writer.write(bytes)?)
+        })?;
+        self.finish_stream(writer, path.clone(), None)
+    }
+
+    fn copy_large_objects(&self, session: &mut PgSession, first: u32) -> Result<(), DumpError> {
+        let mut writer = self.writer();
+        let mut bytes = 0_u64;
+        large_objects::copy_range(session, first, &mut |piece| {
+            self.check()?;
+            bytes += u64::try_from(piece.len()).unwrap_or(0);
+            Ok(writer.write(piece)?)
+        })?;
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.sink.stats.bytes_read.add(bytes);
+        let path = self
+            .base
+            .join(b"large-objects")
+            .join(large_object::range_name(first).as_bytes());
+        self.finish_stream(writer, path, None)
+    }
+
+    fn write_large_object_metadata(&self, session: &mut PgSession) -> Result<u64, DumpError> {
+        if self.open.prepared.catalog.large_object_ranges.is_empty() {
+            return Ok(0);
+        }
+        let mut writer = self.writer();
+        let count = large_objects::copy_metadata(session, &mut |line| Ok(writer.write(line)?))?;
+        let path = self
+            .base
+            .join(b"large-objects")
+            .join(large_object::METADATA_NAME.as_bytes());
+        self.finish_stream(writer, path, None)?;
+        Ok(count)
+    }
+
+    /// Writes `database.json` and sums up.
+    fn finish(
+        &self,
+        session: &PgSession,
+        large_objects: u64,
+    ) -> Result<DatabaseOutcome, DumpError> {
+        let info = self.info(session, large_objects);
+        let json = serde_json::to_vec_pretty(&info).expect("texts and numbers become JSON");
+        let mut writer = self.writer();
+        writer.write(&json)?;
+        self.finish_stream(writer, self.base.join(b"database.json"), None)?;
+        let tables: Vec<&TableInfo> = info
+            .tables
+            .iter()
+            .filter(|table| !table.data_excluded)
+            .collect();
+        let table_count = u64::try_from(tables.len()).unwrap_or(u64::MAX);
+        self.sink.stats.tables.add(table_count);
+        let rows = tables.iter().map(|table| table.rows).sum();
+        let mut notes = info
+            .not_included
+            .iter()
+            .map(|what| format!("not included: {what}"))
+            .collect::<Vec<_>>();
+        if self.open.restarts > 0 {
+            notes.push(format!(
+                "begun again {} times, because definitions changed meanwhile",
+                self.open.restarts
+            ));
+        }
+        Ok(DatabaseOutcome {
+            tables: table_count,
+            rows,
+            bytes: *lock(&self.bytes),
+            large_objects,
+            notes,
+            incomplete: self.open.cluster.globals_failure.clone(),
+            cluster: self.open.cluster.name.clone(),
+            snapshot: self.open.prepared.snapshot.clone(),
+            server_version: info.server_version,
+        })
+    }
+
+    fn info(&self, session: &PgSession, large_objects: u64) -> DatabaseInfo {
+        let prepared = &self.open.prepared;
+        let catalog = &prepared.catalog;
+        let range_blocks = self.open.source.options.range_blocks;
+        let sums = lock(&self.sums);
+        let tables = catalog
+            .tables
+            .iter()
+            .zip(sums.iter())
+            .map(|(table, sum)| TableInfo {
+                schema: table.schema.clone(),
+                name: table.name.clone(),
+                columns: table.columns.clone(),
+                load_via: table.load_via.clone(),
+                filter: table.filter.clone(),
+                parts: parts::part_count(table, range_blocks),
+                rows: sum.rows,
+                rows_digest: sum.hex(),
+                data_excluded: table.data_excluded,
+            })
+            .collect();
+        DatabaseInfo {
+            name: session.endpoint().dbname.clone(),
+            cluster: self.open.cluster.name.clone(),
+            server_version_num: session.version_num(),
+            server_version: session.facts().version.clone(),
+            pg_dump_version: prepared.schema.version.clone(),
+            encoding: catalog.encoding.clone(),
+            collate: catalog.collate.clone(),
+            ctype: catalog.ctype.clone(),
+            snapshot_time: prepared.snapshot.time.clone(),
+            snapshot: prepared.snapshot.visible.clone(),
+            lsn: prepared.snapshot.lsn.clone(),
+            standby: session.facts().in_recovery,
+            extensions: catalog.extensions.clone(),
+            sequences: catalog.sequences.clone(),
+            tables,
+            large_objects,
+            not_included: catalog.not_included.clone(),
+        }
+    }
+}
+
+/// Counts rows and bytes without touching the shared counters for each row.
+struct Counted<'a> {
+    sink: &'a Sink,
+    rows: u64,
+    bytes: u64,
+    total: u64,
+}
+
+impl Counted<'_> {
+    fn add(&mut self, bytes: usize) {
+        self.rows += 1;
+        self.bytes += u64::try_from(bytes).unwrap_or(0);
+        if self.bytes >= BYTES_PER_COUNT {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        self.total += self.bytes;
+        self.sink.stats.rows.add(std::mem::take(&mut self.rows));
+        self.sink
+            .stats
+            .bytes_read
+            .add(std::mem::take(&mut self.bytes));
+    }
+}
+
+/// Locks a table for one part; returns the server's words where others are in the way.
+fn lock_part(session: &mut PgSession, table: &Table) -> Result<Option<String>, DumpError> {
+    let sql = parts::lock_and_check(table, session.version_num());
+    let found = match catalog::rows(session, &sql) {
+        Ok(found) => found,
+        Err(error) if error.code() == Some(LOCK_NOT_AVAILABLE) => {
+            session.batch_execute(parts::UNLOCK)?;
+            return Ok(Some(
+                error
+                    .server_error()
+                    .map(ServerError::to_string)
+                    .unwrap_or_default(),
+            ));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    match found.first().and_then(|row| row.get(0)) {
+        Some("t") => Ok(None),
+        _ => Err(DumpError::Restart(
+            "it was truncated, rewritten or altered after the snapshot".to_owned(),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn databases_of_a_cluster_agree_or_have_a_spread() {
+        let outcome = |cluster: &str, visible: &str, time_ms: i64| DatabaseOutcome {
+            cluster: cluster.to_owned(),
+            snapshot: SnapshotFacts {
+                visible: visible.to_owned(),
+                time_ms,
+                ..SnapshotFacts::default()
+            },
+            ..DatabaseOutcome::default()
+        };
+        let (a, b, c, d) = (
+            outcome("x", "1:1:", 10),
+            outcome("x", "1:1:", 12),
+            outcome("y", "1:1:", 5),
+            outcome("y", "1:2:", 9),
+        );
+        let consistency = |cluster: &str, atomic, spread_ms| ClusterConsistency {
+            cluster: cluster.to_owned(),
+            atomic,
+            spread_ms,
+        };
+        assert_eq!(
+            cluster_consistency(&[&a, &c, &b, &d]),
+            [consistency("x", true, 2), consistency("y", false, 4)]
+        );
+    }
+}

@@ -1,1 +1,0 @@
-//! Restores trees of files beneath a directory handle.
