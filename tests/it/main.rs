@@ -6,3 +6,4 @@ mod pg_cluster;
 mod pg_connect;
 mod pg_dump;
 mod pg_restore;
+mod tidy;
