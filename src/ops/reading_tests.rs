@@ -676,7 +676,7 @@ fn files_of(tar: &[u8]) -> std::collections::BTreeMap<Vec<u8>, Vec<u8>> {
             if entry.header().entry_type().is_file() {
                 let mut bytes = Vec::new();
                 entry.read_to_end(&mut bytes).await.unwrap();
-                files.insert(entry.path_bytes().to_vec(), bytes);
+                files.insert(entry.path_bytes().unwrap().to_vec(), bytes);
             }
         }
         files
