@@ -3,6 +3,8 @@
 pub mod backup;
 pub mod browse;
 pub mod cat;
+pub mod diff;
+pub mod export;
 pub mod find;
 pub mod init;
 pub mod ls;
