@@ -67,9 +67,12 @@ struct OpenPack {
     directory: PackDirectory,
 }
 
+/// Taken out by whoever closes it.
+type SharedPack = Arc<Mutex<Option<OpenPack>>>;
+
 #[derive(Default)]
 struct Slot {
-    pack: Option<Arc<Mutex<Option<OpenPack>>>>,
+    pack: Option<SharedPack>,
 }
 
 struct Shared {
@@ -225,7 +228,7 @@ impl Shared {
         class: Class,
         chunks: &[FrameChunk],
         sealed_len: u64,
-    ) -> Result<(Arc<Mutex<Option<OpenPack>>>, ObjectKey, u32)> {
+    ) -> Result<(SharedPack, ObjectKey, u32)> {
         let slot = match class {
             Class::Tree => 2,
             _ => chunks
