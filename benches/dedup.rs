@@ -2,6 +2,11 @@
 //!
 //! `cargo bench --bench dedup`; an index of a million entries in four runs; times are for one chunk on one core, with ids in random order,
 //! so nearly every look-up misses the caches.
+#![allow(
+    missing_docs,
+    clippy::cast_possible_truncation,
+    reason = "a measurement, and criterion's macros make undocumented functions"
+)]
 
 mod common;
 

@@ -2,6 +2,11 @@
 //!
 //! `cargo bench --bench pipeline`; the files lie in a temporary folder and in the page cache. *memory* is a repository in memory, *local*
 //! one in a temporary folder with all its fsyncs. Set `TMPDIR` to choose the disk.
+#![allow(
+    missing_docs,
+    clippy::cast_possible_truncation,
+    reason = "a measurement, and criterion's macros make undocumented functions"
+)]
 
 mod common;
 

@@ -2,6 +2,11 @@
 //!
 //! `cargo bench --bench slow_source`; a file costs three calls (open, read, close), so 64 readers can do 4266 files a second at best. What
 //! is measured is how near the pipeline comes to that while its two workers never wait for the source.
+#![allow(
+    missing_docs,
+    clippy::cast_possible_truncation,
+    reason = "a measurement, and criterion's macros make undocumented functions"
+)]
 
 mod common;
 
