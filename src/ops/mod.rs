@@ -7,6 +7,7 @@ pub mod diff;
 pub mod export;
 pub mod find;
 pub mod init;
+pub mod layout;
 pub mod ls;
 pub mod manifest;
 #[cfg(test)]
@@ -16,3 +17,5 @@ pub mod stats;
 mod stream;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod verify;
+pub mod window;
