@@ -12,6 +12,7 @@ pub mod ls;
 pub mod manifest;
 #[cfg(test)]
 mod reading_tests;
+pub mod restore;
 pub mod snapshots;
 pub mod stats;
 mod stream;

@@ -332,11 +332,6 @@ impl<'c, C: Consumer> Windows<'c, C> {
         Ok(())
     }
 
-    /// Runs what was added until now.
-    pub fn flush(&mut self) -> Result<()> {
-        self.run().map(drop)
-    }
-
     /// Runs what is left.
     pub fn finish(mut self) -> Result<()> {
         self.run().map(drop)

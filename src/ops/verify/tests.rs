@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use super::*;
-use crate::backend::{Backend, Memory, ObjectKind, ObjectName};
+use crate::backend::{Memory, ObjectKind, ObjectName};
 use crate::format::header::Suite;
 use crate::ops::backup::Interrupt;
 use crate::ops::testing::{back_up, create, key, noise, sample_tree};
