@@ -132,7 +132,8 @@ impl Writer<'_, '_> {
         };
         let mut buffer = Vec::new();
         for (chunk, present) in chunks.iter().zip(present) {
-            *present = self.is_present(&existing, &mut layout, &mut file.same, chunk, &mut buffer)?;
+            *present =
+                self.is_present(&existing, &mut layout, &mut file.same, chunk, &mut buffer)?;
             file.same &= *present;
         }
         file.compared = Some(layout);
@@ -182,7 +183,9 @@ impl Writer<'_, '_> {
         let Some(handle) = &file.handle else {
             return Ok(());
         };
-        self.tally.written.fetch_add(to_u64(bytes.len()), Ordering::Relaxed);
+        self.tally
+            .written
+            .fetch_add(to_u64(bytes.len()), Ordering::Relaxed);
         while !bytes.is_empty() {
             let run = file.layout.place(to_u64(bytes.len()))?;
             let (now, rest) = bytes.split_at(usize::try_from(run.len).expect("part of a slice"));
@@ -199,7 +202,8 @@ impl Writer<'_, '_> {
                 to_u64(bytes.len())
             }
             Part::Present(len) => {
-                let mut layout = std::mem::replace(&mut file.layout, Layout::new(self.reader, &Node::default()));
+                let mut layout =
+                    std::mem::replace(&mut file.layout, Layout::new(self.reader, &Node::default()));
                 let taken = match file.handle.is_some() {
                     true => self.copy(file, &mut layout, *len),
                     false => skip(&mut layout, *len).map_err(Failure::from),
@@ -257,10 +261,17 @@ fn skip(layout: &mut Layout, mut len: u64) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn are_zeros(existing: &ExistingFile, mut offset: u64, mut len: u64) -> Result<bool, TargetError> {
+/// Whether a range of a file reads as zeros.
+pub(crate) fn are_zeros(
+    existing: &ExistingFile,
+    mut offset: u64,
+    mut len: u64,
+) -> Result<bool, TargetError> {
     let mut buffer = vec![0; usize::try_from(len).unwrap_or(BLOCK_BYTES).min(BLOCK_BYTES)];
     while len > 0 {
-        let part_len = usize::try_from(len).unwrap_or(BLOCK_BYTES).min(buffer.len());
+        let part_len = usize::try_from(len)
+            .unwrap_or(BLOCK_BYTES)
+            .min(buffer.len());
         let part = &mut buffer[..part_len];
         if existing.read_at(offset, part)? != part_len || part.iter().any(|byte| *byte != 0) {
             return Ok(false);
@@ -313,7 +324,9 @@ impl Consumer for Writer<'_, '_> {
         match finished {
             Ok(unchanged) => {
                 self.tally.files.fetch_add(1, Ordering::Relaxed);
-                self.tally.unchanged.fetch_add(u64::from(unchanged), Ordering::Relaxed);
+                self.tally
+                    .unchanged
+                    .fetch_add(u64::from(unchanged), Ordering::Relaxed);
                 self.tally.stats.files_new.one();
                 Ok(())
             }

@@ -31,6 +31,7 @@ use std::time::Instant;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use serde::Serialize;
 
+pub(crate) use self::file::are_zeros;
 use self::file::{FileJob, Writer};
 use crate::error::{Error, Result};
 use crate::format::node::{Content, Node, NodeKind, Xattr, decode_items, decode_nodes};
@@ -164,7 +165,11 @@ impl Tally<'_> {
         if !is_of_one_object(&error) {
             return Err(error.into());
         }
-        self.trouble(TroubleKind::Damaged, String::from_utf8_lossy(path), chain(&error));
+        self.trouble(
+            TroubleKind::Damaged,
+            String::from_utf8_lossy(path),
+            chain(&error),
+        );
         Ok(())
     }
 
@@ -199,7 +204,9 @@ pub fn refuse_repository(repository: &Repository, target: &Path) -> Result<()> {
         .map_err(|e| Error::local(format!("cannot find {}", target.display()), e))?;
     let root = root.canonicalize().unwrap_or_else(|_| root.to_path_buf());
     // Where the target does not exist yet, its nearest parent says where it will be.
-    let existing = absolute.ancestors().find_map(|path| path.canonicalize().ok());
+    let existing = absolute
+        .ancestors()
+        .find_map(|path| path.canonicalize().ok());
     if existing.is_some_and(|path| path.starts_with(&root)) || absolute.starts_with(&root) {
         return Err(Error::Message(format!(
             "{} lies in the repository; restore to another place",
@@ -239,13 +246,22 @@ pub fn restore(
     let reader = open_reader(repository, &state, Some(snapshot.id), &mut |e| damaged(e))?;
     let node = node_at(&reader, &snapshot.record.root, path.as_bytes())?;
     let bytes = node.subtree.unwrap_or(snapshot.record.subtree).bytes;
-    stats.bytes_expected.add(if node.is_directory() { bytes } else { node.size });
+    stats.bytes_expected.add(if node.is_directory() {
+        bytes
+    } else {
+        node.size
+    });
     let target_options = TargetOptions {
         ownership: options.ownership,
         special: options.special,
-        existing: if options.in_place { Existing::Replace } else { Existing::Refuse },
+        existing: if options.in_place {
+            Existing::Replace
+        } else {
+            Existing::Refuse
+        },
     };
-    let target = RestoreTarget::open(target, target_options).map_err(|e| Error::Message(e.to_string()))?;
+    let target =
+        RestoreTarget::open(target, target_options).map_err(|e| Error::Message(e.to_string()))?;
     let id_key = repository.keyring().chunk_id_key();
     let id_key = id_key.map_err(|missing| StoreError::MissingSecret {
         what: missing.action.to_owned(),
@@ -257,7 +273,14 @@ pub fn restore(
         id_key,
     };
     let threads = options.threads.unwrap_or_else(thread_count).clamp(1, 256);
-    let windows = Windows::new(reader.clone(), &writer, true, options.in_place, threads, interrupt.clone());
+    let windows = Windows::new(
+        reader.clone(),
+        &writer,
+        true,
+        options.in_place,
+        threads,
+        interrupt.clone(),
+    );
     let mut walk = Walk {
         reader: &reader,
         target: &target,
@@ -275,7 +298,11 @@ pub fn restore(
         true => walk.directory(&node, !node.name.is_empty())?,
         false => walk.single(node)?,
     }
-    let Walk { windows, mut summary, .. } = walk;
+    let Walk {
+        windows,
+        mut summary,
+        ..
+    } = walk;
     windows.finish()?;
     finish(&target, &tally, &mut summary)?;
     summary.files = tally.files.load(Ordering::Relaxed);
@@ -297,7 +324,9 @@ fn finish(target: &RestoreTarget, tally: &Tally<'_>, summary: &mut RestoreSummar
     for (path, what) in problems.named {
         tally.trouble(TroubleKind::Skipped, path, what);
     }
-    tally.skipped.fetch_add(problems.count.saturating_sub(named), Ordering::Relaxed);
+    tally
+        .skipped
+        .fetch_add(problems.count.saturating_sub(named), Ordering::Relaxed);
     Ok(())
 }
 
@@ -339,11 +368,12 @@ fn patterns(lines: &[String]) -> Result<Gitignore> {
 }
 
 /// All extended attributes of a node.
-pub(super) fn all_xattrs(reader: &Arc<ChunkReader>, node: &Node) -> Result<Vec<Xattr>, StoreError> {
+pub(crate) fn all_xattrs(reader: &Arc<ChunkReader>, node: &Node) -> Result<Vec<Xattr>, StoreError> {
     let mut xattrs = node.xattrs.clone();
     if let Some(stream) = &node.xattrs_stream {
         let bytes = read_all(reader, stream, XATTRS_BYTES_MAX)?;
-        decode_items(&bytes, |xattr| xattrs.push(xattr)).map_err(|e| StoreError::damaged("tree", e))?;
+        decode_items(&bytes, |xattr| xattrs.push(xattr))
+            .map_err(|e| StoreError::damaged("tree", e))?;
     }
     Ok(xattrs)
 }
@@ -380,8 +410,9 @@ impl Walk<'_, '_> {
                     Some(chunk) => {
                         let nodes = chunk.and_then(|chunk| {
                             let bytes = self.reader.chunk(&chunk)?;
-                            decode_nodes(&bytes)
-                                .map_err(|e| StoreError::damaged(format!("tree chunk {}", chunk.id), e))
+                            decode_nodes(&bytes).map_err(|e| {
+                                StoreError::damaged(format!("tree chunk {}", chunk.id), e)
+                            })
                         });
                         match nodes {
                             Ok(nodes) => top.nodes = nodes.into_iter(),
@@ -423,7 +454,13 @@ impl Walk<'_, '_> {
         Ok(())
     }
 
-    fn level(&self, content: &Content, parent_len: usize, pending: Option<Node>, included: bool) -> Level {
+    fn level(
+        &self,
+        content: &Content,
+        parent_len: usize,
+        pending: Option<Node>,
+        included: bool,
+    ) -> Level {
         Level {
             chunks: Chunks::new(self.reader.clone(), content),
             nodes: Vec::new().into_iter(),
@@ -439,7 +476,9 @@ impl Walk<'_, '_> {
         ends.push(path.len());
         // A level's path ends where that of the next one begins.
         for (level, end) in stack.iter_mut().zip(ends) {
-            let Some(node) = level.pending.take() else { continue };
+            let Some(node) = level.pending.take() else {
+                continue;
+            };
             let path = &path[..end];
             let xattrs = match all_xattrs(self.reader, &node) {
                 Ok(xattrs) => xattrs,

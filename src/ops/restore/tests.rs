@@ -17,7 +17,15 @@ fn run(
     let troubles = Mutex::new(Vec::new());
     let each = |trouble: &Trouble| troubles.lock().unwrap().push(trouble.clone());
     let stats = Arc::default();
-    let summary = restore(repository, spec, target, options, &stats, &Interrupt::default(), &each)?;
+    let summary = restore(
+        repository,
+        spec,
+        target,
+        options,
+        &stats,
+        &Interrupt::default(),
+        &each,
+    )?;
     Ok((summary, troubles.into_inner().unwrap()))
 }
 
@@ -41,7 +49,11 @@ fn shape(root: &Path) -> Vec<(PathBuf, u32, i64, i64, Vec<u8>)> {
                 open.push(path.clone());
                 Vec::new()
             } else if meta.is_symlink() {
-                std::fs::read_link(&path).unwrap().as_os_str().as_bytes().to_vec()
+                std::fs::read_link(&path)
+                    .unwrap()
+                    .as_os_str()
+                    .as_bytes()
+                    .to_vec()
             } else {
                 std::fs::read(&path).unwrap()
             };
@@ -58,12 +70,20 @@ fn backed_up() -> (tempfile::TempDir, Arc<Memory>, Arc<Repository>, String) {
     let (backend, repository) = repository();
     let source = tempfile::tempdir().unwrap();
     sample_tree(source.path());
-    std::fs::hard_link(source.path().join("a/b/large"), source.path().join("a/zz-other-name")).unwrap();
+    std::fs::hard_link(
+        source.path().join("a/b/large"),
+        source.path().join("a/zz-other-name"),
+    )
+    .unwrap();
     let sparse = std::fs::File::create(source.path().join("sparse")).unwrap();
     sparse.set_len(3 << 20).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&sparse, b"in the middle", 1 << 20).unwrap();
     let mode = |path: &str, mode| {
-        std::fs::set_permissions(source.path().join(path), std::fs::Permissions::from_mode(mode)).unwrap();
+        std::fs::set_permissions(
+            source.path().join(path),
+            std::fs::Permissions::from_mode(mode),
+        )
+        .unwrap();
     };
     mode("a/small-001", 0o640);
     mode("empty", 0o711);
@@ -76,7 +96,13 @@ fn backed_up() -> (tempfile::TempDir, Arc<Memory>, Arc<Repository>, String) {
 fn a_tree_comes_back() {
     let (source, _, repository, spec) = backed_up();
     let target = tempfile::tempdir().unwrap();
-    let (summary, troubles) = run(&repository, &spec, target.path(), &RestoreOptions::default()).unwrap();
+    let (summary, troubles) = run(
+        &repository,
+        &spec,
+        target.path(),
+        &RestoreOptions::default(),
+    )
+    .unwrap();
     assert_eq!(troubles, []);
     assert_eq!(summary.exit_code(), 0);
     assert_eq!(shape(target.path()), shape(source.path()));
@@ -85,28 +111,64 @@ fn a_tree_comes_back() {
     assert_eq!(inode("a/b/large"), inode("a/zz-other-name"));
     assert!(target.path().join("sparse").metadata().unwrap().blocks() < 1000);
     let own = |path: &Path| path.metadata().unwrap().mtime();
-    assert_eq!(own(target.path()), own(source.path()), "the target stands for the directory");
+    assert_eq!(
+        own(target.path()),
+        own(source.path()),
+        "the target stands for the directory"
+    );
 }
 
 #[test]
 fn without_a_path_the_top_folders_come_too() {
     let (source, _, repository, spec) = backed_up();
     let target = tempfile::tempdir().unwrap();
-    run(&repository, "latest", target.path(), &RestoreOptions::default()).unwrap();
+    run(
+        &repository,
+        "latest",
+        target.path(),
+        &RestoreOptions::default(),
+    )
+    .unwrap();
     let relative = source.path().strip_prefix("/").unwrap();
-    assert_eq!(shape(&target.path().join("paths").join(relative)), shape(source.path()));
+    assert_eq!(
+        shape(&target.path().join("paths").join(relative)),
+        shape(source.path())
+    );
     let one = tempfile::tempdir().unwrap();
-    let (summary, _) = run(&repository, &format!("{spec}/a/b/large"), one.path(), &RestoreOptions::default()).unwrap();
+    let (summary, _) = run(
+        &repository,
+        &format!("{spec}/a/b/large"),
+        one.path(),
+        &RestoreOptions::default(),
+    )
+    .unwrap();
     assert_eq!(summary.files, 1);
-    assert_eq!(std::fs::read(one.path().join("large")).unwrap(), noise(1000, 700_000));
-    assert!(run(&repository, &format!("{spec}/none"), one.path(), &RestoreOptions::default()).is_err());
+    assert_eq!(
+        std::fs::read(one.path().join("large")).unwrap(),
+        noise(1000, 700_000)
+    );
+    assert!(
+        run(
+            &repository,
+            &format!("{spec}/none"),
+            one.path(),
+            &RestoreOptions::default()
+        )
+        .is_err()
+    );
 }
 
 #[test]
 fn only_what_differs_is_written() {
     let (source, _, repository, spec) = backed_up();
     let target = tempfile::tempdir().unwrap();
-    run(&repository, &spec, target.path(), &RestoreOptions::default()).unwrap();
+    run(
+        &repository,
+        &spec,
+        target.path(),
+        &RestoreOptions::default(),
+    )
+    .unwrap();
     let at = |name: &str| target.path().join(name);
     std::fs::write(at("a/small-003"), "else").unwrap();
     std::fs::remove_file(at("a/small-004")).unwrap();
@@ -114,7 +176,10 @@ fn only_what_differs_is_written() {
     let mut bytes = std::fs::read(&text).unwrap();
     bytes[200_000] ^= 1;
     std::fs::write(&text, &bytes).unwrap();
-    let sparse = std::fs::OpenOptions::new().write(true).open(at("sparse")).unwrap();
+    let sparse = std::fs::OpenOptions::new()
+        .write(true)
+        .open(at("sparse"))
+        .unwrap();
     std::os::unix::fs::FileExt::write_all_at(&sparse, b"no hole", 2 << 20).unwrap();
     std::fs::remove_file(at("link")).unwrap();
     std::os::unix::fs::symlink("/etc/passwd", at("link")).unwrap();
@@ -138,10 +203,19 @@ fn what_exists_is_kept_unless_told() {
     let target = tempfile::tempdir().unwrap();
     std::fs::create_dir(target.path().join("a")).unwrap();
     std::fs::write(target.path().join("a/small-000"), "mine").unwrap();
-    let (summary, troubles) = run(&repository, &spec, target.path(), &RestoreOptions::default()).unwrap();
+    let (summary, troubles) = run(
+        &repository,
+        &spec,
+        target.path(),
+        &RestoreOptions::default(),
+    )
+    .unwrap();
     assert_eq!((summary.skipped, summary.exit_code()), (1, 3));
     assert_eq!(troubles[0].path, "a/small-000");
-    assert_eq!(std::fs::read(target.path().join("a/small-000")).unwrap(), b"mine");
+    assert_eq!(
+        std::fs::read(target.path().join("a/small-000")).unwrap(),
+        b"mine"
+    );
 }
 
 #[test]
@@ -156,8 +230,14 @@ fn patterns_choose() {
             ..RestoreOptions::default()
         };
         run(&repository, &spec, target.path(), &options).unwrap();
-        let names = shape(target.path()).into_iter().map(|entry| entry.0.display().to_string());
-        assert_eq!(names.collect::<Vec<_>>(), expected, "{include:?} {exclude:?}");
+        let names = shape(target.path())
+            .into_iter()
+            .map(|entry| entry.0.display().to_string());
+        assert_eq!(
+            names.collect::<Vec<_>>(),
+            expected,
+            "{include:?} {exclude:?}"
+        );
     };
     check(&["/a/b/c"], &[], &["a", "a/b", "a/b/c", "a/b/c/text"]);
     check(&["small-00*"], &["*[1-9]"], &["a", "a/small-000"]);
@@ -171,7 +251,11 @@ fn damage_costs_only_its_files() {
     let good = shape(source.path());
     let mut whole = 0;
     for (name, bytes) in backend.contents() {
-        for at in [bytes.len() / 3, bytes.len() / 2, bytes.len().saturating_sub(45)] {
+        for at in [
+            bytes.len() / 3,
+            bytes.len() / 2,
+            bytes.len().saturating_sub(45),
+        ] {
             if name.kind() != ObjectKind::Pack || at < 200 {
                 continue;
             }
@@ -180,19 +264,31 @@ fn damage_costs_only_its_files() {
             backend.replace(&name, bad);
             let target = tempfile::tempdir().unwrap();
             let repository = reopen(backend.clone());
-            let Ok((summary, troubles)) = run(&repository, &spec, target.path(), &RestoreOptions::default()) else {
+            let Ok((summary, troubles)) = run(
+                &repository,
+                &spec,
+                target.path(),
+                &RestoreOptions::default(),
+            ) else {
                 // The tree above the path itself.
                 backend.replace(&name, bytes.clone());
                 continue;
             };
             let restored = shape(target.path());
             for entry in &restored {
-                let wanted = good.iter().find(|other| other.0 == entry.0).expect("nothing is invented");
+                let wanted = good
+                    .iter()
+                    .find(|other| other.0 == entry.0)
+                    .expect("nothing is invented");
                 assert_eq!(wanted.4, entry.4, "a wrong byte in {}", entry.0.display());
             }
             let complete = restored.len() == good.len();
             whole += usize::from(complete);
-            assert_eq!(summary.exit_code(), if complete { 0 } else { 4 }, "{troubles:?}");
+            assert_eq!(
+                summary.exit_code(),
+                if complete { 0 } else { 4 },
+                "{troubles:?}"
+            );
             assert_eq!(complete, troubles.is_empty());
             backend.replace(&name, bytes.clone());
         }
@@ -211,7 +307,12 @@ fn the_repository_is_no_target() {
     back_up(&repository, source.path());
     let link = scratch.path().join("link");
     std::os::unix::fs::symlink(&root, &link).unwrap();
-    for target in [root.clone(), root.join("new/folder"), link.join("x"), scratch.path().join("repository/../repository/y")] {
+    for target in [
+        root.clone(),
+        root.join("new/folder"),
+        link.join("x"),
+        scratch.path().join("repository/../repository/y"),
+    ] {
         let refused = run(&repository, "latest", &target, &RestoreOptions::default());
         assert!(refused.is_err(), "{}", target.display());
         assert!(!root.join("new").exists());
@@ -223,7 +324,13 @@ fn the_repository_is_no_target() {
 #[test]
 fn a_forgotten_snapshot_says_so() {
     let (_, backend, repository, spec) = backed_up();
-    let id = *repository.read_state().unwrap().live().keys().next().unwrap();
+    let id = *repository
+        .read_state()
+        .unwrap()
+        .live()
+        .keys()
+        .next()
+        .unwrap();
     let reader_of = reopen(backend.clone());
     reader_of.read_state().unwrap();
     // Forgotten and pruned between the look at the log and the reading of a pack.
@@ -239,5 +346,98 @@ fn a_forgotten_snapshot_says_so() {
     let (_, path) = split_spec(&spec);
     let error = node_at(&reader, &all[0].record.root, path.as_bytes()).unwrap_err();
     assert_eq!(error.exit_code(), 5, "{error}");
-    assert!(run(&reopen(backend), &spec, Path::new("/nowhere"), &RestoreOptions::default()).is_err());
+    assert!(
+        run(
+            &reopen(backend),
+            &spec,
+            Path::new("/nowhere"),
+            &RestoreOptions::default()
+        )
+        .is_err()
+    );
+}
+
+fn compare(repository: &Arc<Repository>, spec: &str, target: &Path) -> Vec<String> {
+    use crate::ops::verify::{AgainstOptions, Difference, against};
+    let found = Mutex::new(Vec::new());
+    let each = |difference: &Difference| found.lock().unwrap().push(difference.to_string());
+    let options = AgainstOptions::default();
+    let summary = against(
+        repository,
+        spec,
+        target,
+        &options,
+        &Arc::default(),
+        &Interrupt::default(),
+        &each,
+    )
+    .unwrap();
+    let mut found = found.into_inner().unwrap();
+    assert_eq!(summary.differences, found.len() as u64);
+    found.sort();
+    found
+}
+
+#[test]
+fn a_restored_tree_is_equal() {
+    let (source, _, repository, spec) = backed_up();
+    let target = tempfile::tempdir().unwrap();
+    run(
+        &repository,
+        &spec,
+        target.path(),
+        &RestoreOptions::default(),
+    )
+    .unwrap();
+    let none: [&str; 0] = [];
+    assert_eq!(compare(&repository, &spec, target.path()), none);
+    assert_eq!(compare(&repository, &spec, source.path()), none);
+}
+
+#[test]
+fn every_difference_is_named() {
+    let (source, _, repository, spec) = backed_up();
+    let at = |name: &str| source.path().join(name);
+    // In place, so that times of directories stay.
+    let time = |name: &str| {
+        let meta = at(name).metadata().unwrap();
+        (meta.modified().unwrap(), meta.accessed().unwrap())
+    };
+    let (modified, _) = time("a/b/c/text");
+    let mut bytes = std::fs::read(at("a/b/c/text")).unwrap();
+    bytes[123_456] ^= 1;
+    std::fs::write(at("a/b/c/text"), &bytes).unwrap();
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(at("a/b/c/text"))
+        .unwrap();
+    file.set_modified(modified).unwrap();
+    std::fs::set_permissions(at("a/small-005"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    let (directory, _) = time("empty");
+    std::fs::write(at("empty/more"), "").unwrap();
+    std::fs::File::open(at("empty"))
+        .unwrap()
+        .set_modified(directory)
+        .unwrap();
+    let (root, _) = time("");
+    std::fs::remove_file(at("nothing")).unwrap();
+    std::fs::remove_file(at("link")).unwrap();
+    std::os::unix::fs::symlink("elsewhere", at("link")).unwrap();
+    std::fs::File::open(source.path())
+        .unwrap()
+        .set_modified(root)
+        .unwrap();
+    let found = compare(&repository, &spec, source.path());
+    let wanted = [
+        "a/b/c/text: its content is another one",
+        "a/small-005: mode:",
+        "empty/more: it is not in the snapshot",
+        "link: modified:",
+        "link: target:",
+        "nothing: it is not there",
+    ];
+    assert_eq!(found.len(), wanted.len(), "{found:?}");
+    for (found, wanted) in found.iter().zip(wanted) {
+        assert!(found.starts_with(wanted), "{found} is not {wanted}");
+    }
 }
