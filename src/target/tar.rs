@@ -358,9 +358,9 @@ mod tests {
         };
         check(1, "9 path=x\n");
         check(2, "11 path=xx\n");
-        check(91, "100 path=");
+        check(91, "101 path=");
         check(90, "99 path=");
-        check(984, "995 ");
+        check(984, "994 ");
     }
 
     #[test]
