@@ -12,6 +12,7 @@ use holdfast::target::postgres::{
 
 use crate::pg_archive::{MemoryArchive, schema, secret};
 use crate::pg_cluster::{Cluster, settings};
+use crate::pg_dump::{dump, source_at};
 
 /// A database with one of nearly everything.
 const RICH: &str = r#"
@@ -217,6 +218,34 @@ fn a_database_comes_back_as_it_was() {
         &dumped(&source, "Ri ch"),
         &dumped(&other, "Re ch").replace("Re ch", "Ri ch"),
     );
+}
+
+#[test]
+fn what_the_source_dumped_is_restored() {
+    let (cluster, other) = (Cluster::start(), Cluster::start());
+    for statement in RICH.split_inclusive(";\n") {
+        cluster.sql("postgres", statement);
+    }
+    cluster.sql("'Ri ch'", RICH_INSIDE);
+    let by_two_blocks = source_at(&cluster.conninfo("'Ri ch'"), "Ri ch", |options| {
+        options.range_blocks = 2
+    });
+    let (_outcome, tree) = dump(by_two_blocks);
+    let archive = MemoryArchive::from_tree(&tree, "Ri ch");
+    assert!(
+        archive.info.tables.iter().any(|table| table.parts > 2),
+        "a table has several parts"
+    );
+
+    let checked = RestoreOptions {
+        check: Some(Arc::from([9; 192])),
+        ..options()
+    };
+    let report = restored(&other, "Ri ch", &archive, &checked);
+    assert!(report.is_complete(), "{report:#?}");
+    assert_eq!(report.check.as_ref().expect("checked").rows, report.rows);
+    assert_eq!((report.large_objects, report.roles_created.len()), (3, 2));
+    assert_same(&dumped(&cluster, "Ri ch"), &dumped(&other, "Ri ch"));
 }
 
 #[test]
