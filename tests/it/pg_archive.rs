@@ -1,6 +1,6 @@
 //! An archived database in memory, made by `pg_dump` and COPY: what the restore reads in tests, so that they need no repository.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use holdfast::error::{Error, Result};
@@ -8,6 +8,7 @@ use holdfast::format::database::{DatabaseInfo, SequenceState, TableInfo};
 use holdfast::format::large_object::{LargeObjectInfo, METADATA_NAME, PageReader};
 use holdfast::format::path_encoding::encode_name;
 use holdfast::source::postgres::{ConnectOptions, Connector, PgError, PgSession};
+use holdfast::store::StoreError;
 use holdfast::target::postgres::check::RowSum;
 use holdfast::target::postgres::{DatabaseArchive, LargeObjectPage};
 
@@ -62,6 +63,8 @@ pub(crate) struct MemoryArchive {
     pub(crate) objects: Vec<LargeObjectInfo>,
     pub(crate) pages: Vec<(u32, u64, Vec<u8>)>,
     pub(crate) globals: Option<Vec<u8>>,
+    /// Parts whose second half cannot be read.
+    pub(crate) damaged: BTreeSet<PartKey>,
 }
 
 impl DatabaseArchive for MemoryArchive {
@@ -84,6 +87,10 @@ impl DatabaseArchive for MemoryArchive {
             .parts
             .get(&key)
             .ok_or_else(|| Error::Message(format!("no part {key:?}")))?;
+        if self.damaged.contains(&key) {
+            sink(&bytes[..bytes.len() / 2])?;
+            return Err(StoreError::damaged("pack 1", "its hash is not its name").into());
+        }
         bytes.chunks(1000).try_for_each(sink)
     }
 

@@ -521,6 +521,41 @@ fn damaged_and_changed_rows_are_noticed() {
         "1 rows were archived, 0 were taken by the server"
     );
 
+    // A damaged part costs that part: nothing of it is in the table, and the rest is.
+    let mut archive = MemoryArchive::of(&cluster, "d");
+    archive.damaged.insert(part("t", 1));
+    let report = restored(&cluster, "damaged", &archive, &options());
+    assert_eq!(
+        (report.damaged, report.failures.len()),
+        (1, 1),
+        "{:#?}",
+        report.failures
+    );
+    assert_eq!(report.failures[0].object, "rows of public.t, part 1");
+    let lost = archive.parts[&part("t", 1)]
+        .iter()
+        .filter(|b| **b == b'\n')
+        .count() as u64;
+    assert_eq!(
+        report.rows,
+        archive
+            .info
+            .tables
+            .iter()
+            .map(|table| table.rows)
+            .sum::<u64>()
+            - lost
+    );
+    let names: Vec<&str> = report
+        .check
+        .as_ref()
+        .expect("checked")
+        .differences
+        .iter()
+        .map(|d| d.object.as_str())
+        .collect();
+    assert_eq!(names, ["rows of public.t"]);
+
     // A part that cannot be read ends the restore, and nothing of it is in the table.
     let mut archive = MemoryArchive::of(&cluster, "d");
     archive.parts.remove(&part("u", 0));
