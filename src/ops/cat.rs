@@ -62,11 +62,8 @@ fn refuse_what_has_no_bytes(opened: &Opened) -> Result<()> {
         NodeKind::File => Ok(()),
         NodeKind::Directory => {
             let mut nodes = Nodes::new(opened.reader.clone(), &opened.node.content);
-            if nodes
-                .next()
-                .transpose()?
-                .is_some_and(|node| node.table.is_some())
-            {
+            let first = nodes.next().transpose()?;
+            if first.is_some_and(|node| node.table.is_some()) {
                 return Ok(());
             }
             let text = format!("{named}/ is a directory; `holdfast ls` shows what it holds");

@@ -1,18 +1,24 @@
 //! One file for each command; orchestration only.
 
+pub mod archive;
 pub mod backup;
 pub mod browse;
 pub mod cat;
+pub mod dated;
 pub mod diff;
 pub mod export;
 pub mod find;
 pub mod init;
+pub mod layout;
 pub mod ls;
 pub mod manifest;
 #[cfg(test)]
 mod reading_tests;
+pub mod restore;
 pub mod snapshots;
 pub mod stats;
 mod stream;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod verify;
+pub mod window;

@@ -18,7 +18,7 @@ use crate::pg_cluster::{Cluster, ClusterOptions, settings};
 
 type Outcome = Result<DatabaseOutcome, SourceError>;
 
-fn source(
+pub(crate) fn source(
     cluster: &Cluster,
     dbname: &str,
     change: impl FnOnce(&mut DumpOptions),
@@ -26,7 +26,11 @@ fn source(
     source_at(&cluster.conninfo(dbname), dbname, change)
 }
 
-fn source_at(conninfo: &str, name: &str, change: impl FnOnce(&mut DumpOptions)) -> DatabaseSource {
+pub(crate) fn source_at(
+    conninfo: &str,
+    name: &str,
+    change: impl FnOnce(&mut DumpOptions),
+) -> DatabaseSource {
     let mut options = DumpOptions {
         retry: RetryPolicy::once(),
         ..DumpOptions::default()
@@ -71,7 +75,7 @@ fn dump_with(
     (outcomes, archive)
 }
 
-fn dump(source: DatabaseSource) -> (DatabaseOutcome, Archive) {
+pub(crate) fn dump(source: DatabaseSource) -> (DatabaseOutcome, Archive) {
     let (outcomes, archive) = dump_with(&[source], 3, || {});
     (outcomes.into_iter().next().unwrap().unwrap(), archive)
 }
