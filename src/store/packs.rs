@@ -442,7 +442,7 @@ impl RunBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::{Backend, BackendErrorKind, Fault, Faulty, Memory};
+    use crate::backend::{BackendErrorKind, Fault, Faulty, Memory};
     use crate::format::header::Suite;
     use crate::format::id::ChunkId;
     use crate::store::Repository;
