@@ -81,10 +81,15 @@ pub(crate) struct Global {
 pub(super) enum Command {
     /// Create a repository in an empty place
     Init(Init),
+    /// Write a site file, or check one
+    #[command(subcommand)]
+    Site(Site),
     /// Back up a site, paths or databases as one snapshot
     Backup(Backup),
     /// List the snapshots
     Snapshots(Snapshots),
+    /// Show what holdfast does on a sample site, and leave nothing behind
+    Demo(Demo),
     /// Print a script that completes commands and flags in a shell
     Completions(Completions),
     /// Print the manual page, or write the pages of all commands
@@ -125,6 +130,39 @@ pub(super) enum Encryption {
     Aes256Gcm,
     /// None: everybody who reaches the repository can read it
     None,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Site {
+    /// Print a commented site file to start from
+    New(SiteNew),
+    /// Reach every source of a site file (--site) and say what would be taken or missed
+    #[command(long_about = "\
+Reach every source of a site file (--site) and say what would be taken or missed.
+
+Every database is connected to: version, rights, what the role can't read, whether there is a pg_dump that fits. Every \
+share, list and certificate is looked for, and the repository is opened. Nothing is read or changed.
+
+Exit code 1 if something would fail, 3 if something would be left out.")]
+    Check,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct SiteNew {
+    /// The kind of site
+    #[arg(long, default_value = "plain", value_parser = profiles())]
+    pub(super) profile: String,
+}
+
+fn profiles() -> clap::builder::PossibleValuesParser {
+    let value = |profile: &holdfast::site::profiles::Profile| {
+        clap::builder::PossibleValue::new(profile.name).help(profile.summary)
+    };
+    let values: Vec<_> = holdfast::site::profiles::PROFILES
+        .iter()
+        .map(value)
+        .collect();
+    values.into()
 }
 
 #[derive(Debug, ClapArgs)]
@@ -184,6 +222,22 @@ pub(super) struct Snapshots {
     /// Say what each component came to
     #[arg(long, short)]
     pub(super) long: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(long_about = "\
+Show what holdfast does on a sample site, and leave nothing behind.
+
+In a scratch folder below TMPDIR a private PostgreSQL server is started from the installed programs, three databases and a \
+share are made, backed up, changed by 2 %, backed up again, verified end to end, restored elsewhere and compared. No other \
+server, file or setting is touched. It needs the package postgresql.")]
+pub(super) struct Demo {
+    /// Leave the scratch folder behind
+    #[arg(long)]
+    pub(super) keep: bool,
+    /// Files of the sample share
+    #[arg(long, value_name = "N", default_value_t = 3000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(super) files: u32,
 }
 
 #[derive(Debug, ClapArgs)]

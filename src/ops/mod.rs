@@ -3,12 +3,14 @@
 pub mod backup;
 pub mod browse;
 pub mod cat;
+pub mod demo;
 pub mod find;
 pub mod init;
 pub mod ls;
 pub mod manifest;
 #[cfg(test)]
 mod reading_tests;
+pub mod site_check;
 pub mod snapshots;
 pub mod stats;
 mod stream;

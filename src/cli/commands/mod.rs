@@ -1,8 +1,10 @@
 //! One file for each command: flags to options, the call, and what is shown of the result.
 
 mod backup;
+mod demo;
 mod init;
 mod shell;
+mod site;
 mod snapshots;
 
 use super::args::{Args, Command, Global};
@@ -40,8 +42,10 @@ pub(super) fn run(args: Args, signals: &Signals) -> anyhow::Result<u8> {
     };
     match args.command {
         Command::Init(args) => init::run(&context, &args),
+        Command::Site(args) => site::run(&context, &args),
         Command::Backup(args) => backup::run(&context, args),
         Command::Snapshots(args) => snapshots::run(&context, &args),
+        Command::Demo(args) => demo::run(&context, &args),
         Command::Completions(args) => shell::completions(&args),
         Command::Man(args) => shell::man(&args),
     }
