@@ -2,7 +2,10 @@
 //!
 //! Invariants: no type of this module goes into the library (nothing else names clap).
 
+use std::ffi::OsString;
 use std::path::PathBuf;
+
+use holdfast::format::node::Timestamp;
 
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum, ValueHint};
 
@@ -88,6 +91,16 @@ pub(super) enum Command {
     Backup(Backup),
     /// List the snapshots
     Snapshots(Snapshots),
+    /// List what a snapshot holds
+    Ls(Ls),
+    /// Write a file or a table of a snapshot to stdout
+    Cat(Cat),
+    /// Find files in one, several or all snapshots
+    Find(Find),
+    /// Show what a repository or a snapshot takes
+    Stats(Stats),
+    /// Print digests and paths of a snapshot's files, as b3sum --check reads them
+    Manifest(Manifest),
     /// Show what holdfast does on a sample site, and leave nothing behind
     Demo(Demo),
     /// Print a script that completes commands and flags in a shell
@@ -222,6 +235,105 @@ pub(super) struct Snapshots {
     /// Say what each component came to
     #[arg(long, short)]
     pub(super) long: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Ls {
+    /// A snapshot, or a file or directory in it
+    #[arg(value_name = "SNAP[:PATH]")]
+    pub(super) place: OsString,
+    /// Also list what is in directories below
+    #[arg(long, short = 'R')]
+    pub(super) recursive: bool,
+    /// Permissions, owner, size and time of each
+    #[arg(long, short)]
+    pub(super) long: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(long_about = "\
+Write a file of a snapshot to stdout. If PATH is the folder of a table, all its parts are written, one after the other, as \
+COPY gave them. Every byte was checked; at the first damage it ends with exit code 4.")]
+pub(super) struct Cat {
+    /// A file of a snapshot, or the folder of a table
+    #[arg(value_name = "SNAP:PATH")]
+    pub(super) place: OsString,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(long_about = "\
+Find files in one, several or all snapshots.
+
+What is printed, ID:PATH, can be given to cat, ls and restore.")]
+pub(super) struct Find {
+    /// A glob for the name, or for the whole path if it holds a /; any of several
+    #[arg(value_name = "GLOB")]
+    pub(super) patterns: Vec<String>,
+    /// Only in this snapshot; may be given several times [default: in all of them]
+    #[arg(long, short, value_name = "SNAP")]
+    pub(super) snapshot: Vec<String>,
+    /// A glob for the name
+    #[arg(long, value_name = "GLOB")]
+    pub(super) name: Vec<String>,
+    /// A glob for the whole path; * also stands for /
+    #[arg(long, value_name = "GLOB")]
+    pub(super) path: Vec<String>,
+    /// Letter case does not matter
+    #[arg(long, short)]
+    pub(super) ignore_case: bool,
+    /// Modified after this time: 2026-11-20, '2026-11-20 12:30' (local) or 2026-11-20T12:30:00Z
+    #[arg(long, value_name = "TIME", value_parser = super::output::parse_time)]
+    pub(super) newer: Option<Timestamp>,
+    /// Modified before this time
+    #[arg(long, value_name = "TIME", value_parser = super::output::parse_time)]
+    pub(super) older: Option<Timestamp>,
+    /// Only of this kind
+    #[arg(long = "type", short = 't', value_enum, value_name = "KIND")]
+    pub(super) kind: Vec<Kind>,
+    /// Files of at least this size: 10M
+    #[arg(long, value_name = "SIZE", value_parser = super::output::parse_size)]
+    pub(super) min_size: Option<u64>,
+    /// Files of at most this size
+    #[arg(long, value_name = "SIZE", value_parser = super::output::parse_size)]
+    pub(super) max_size: Option<u64>,
+    /// Permissions, owner, size and time of each
+    #[arg(long, short)]
+    pub(super) long: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Kind {
+    /// Regular files and parts of tables
+    #[value(name = "file", alias = "f")]
+    File,
+    /// Directories
+    #[value(name = "dir", alias = "d")]
+    Directory,
+    /// Symbolic links
+    #[value(name = "symlink", alias = "l")]
+    Symlink,
+    /// Pipes, sockets and devices
+    #[value(name = "special")]
+    Special,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Stats {
+    /// A snapshot to look into [default: the repository]
+    #[arg(value_name = "SNAP")]
+    pub(super) snapshot: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(long_about = "\
+Print digests and paths of a snapshot's files, as b3sum --check reads them.
+
+The paths are those that a restore creates: `holdfast manifest latest | (cd RESTORED && b3sum --check)`. Names that the \
+form can't express are counted on stderr.")]
+pub(super) struct Manifest {
+    /// A snapshot, or a file or directory in it
+    #[arg(value_name = "SNAP[:PATH]")]
+    pub(super) place: OsString,
 }
 
 #[derive(Debug, ClapArgs)]
