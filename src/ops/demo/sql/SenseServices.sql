@@ -23,5 +23,6 @@ FROM (SELECT n, (SELECT string_agg((ARRAY['report', 'of', 'the', 'quarter', 'wit
 INSERT INTO documents.revision
 SELECT n, r, timestamp '2025-01-01' + n * interval '7 minutes' + r * interval '1 day', r * interval '3 hours 2 seconds', CASE n % 500 WHEN 0 THEN 'NaN' WHEN 1 THEN '-Infinity' ELSE n / 3.0 END
 FROM generate_series(1, 8000) n, generate_series(1, 3) r;
+SET CONSTRAINTS ALL IMMEDIATE;
 CREATE INDEX ON documents.document USING gin (words);
 CREATE INDEX revision_at ON documents.revision (at DESC, document);
