@@ -50,7 +50,7 @@ pub(super) fn run(context: &Context<'_>, args: &Demo) -> anyhow::Result<u8> {
         output.line("")?;
         output.line(match summary.differences.is_empty() {
             true => format!(
-                "All of it came back as it was. {}",
+                "No difference was found. {}",
                 output::duration(summary.seconds)
             ),
             false => "NOT all of it came back as it was.".to_owned(),
