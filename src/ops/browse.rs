@@ -46,9 +46,14 @@ pub type OnDamage<'a> = &'a mut dyn FnMut(&Damage);
 
 /// Tells damage and counts it.
 pub(crate) struct Report<'a> {
-    tell: OnDamage<'a>,
+    tell: Tell<'a>,
     /// How often damage was told.
     pub(crate) damaged: u64,
+}
+
+enum Tell<'a> {
+    Call(OnDamage<'a>),
+    Keep(&'a mut Vec<Damage>),
 }
 
 impl fmt::Debug for Report<'_> {
@@ -61,15 +66,30 @@ impl fmt::Debug for Report<'_> {
 
 impl<'a> Report<'a> {
     pub(crate) fn new(tell: OnDamage<'a>) -> Self {
-        Self { tell, damaged: 0 }
+        Self {
+            tell: Tell::Call(tell),
+            damaged: 0,
+        }
+    }
+
+    /// For a thread that can't tell by itself: what it finds is kept until somebody else does.
+    pub(crate) fn keeping(kept: &'a mut Vec<Damage>) -> Self {
+        Self {
+            tell: Tell::Keep(kept),
+            damaged: 0,
+        }
     }
 
     pub(crate) fn tell(&mut self, path: Option<&[u8]>, error: StoreError) {
         self.damaged += 1;
-        (self.tell)(&Damage {
+        let damage = Damage {
             path: path.map(<[u8]>::to_vec),
             error,
-        });
+        };
+        match &mut self.tell {
+            Tell::Call(tell) => tell(&damage),
+            Tell::Keep(kept) => kept.push(damage),
+        }
     }
 
     /// Tells damage and goes on; any other error ends the command.

@@ -4,6 +4,8 @@ pub mod backup;
 pub mod browse;
 pub mod cat;
 pub mod demo;
+pub mod diff;
+pub mod export;
 pub mod find;
 pub mod init;
 pub mod ls;

@@ -388,3 +388,385 @@ fn statistics_add_up() {
     assert_eq!(data(&first), data(&second));
     assert!(second.chunks <= whole.chunks);
 }
+
+#[test]
+fn every_kind_of_change_is_told_once() {
+    use super::diff::{Change, DiffOptions, diff};
+    let (_, repository) = repository();
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    sample_tree(folder.path());
+    std::fs::create_dir_all(at("gone/deep")).unwrap();
+    std::fs::write(at("gone/deep/file"), b"12345").unwrap();
+    std::fs::create_dir(at("kind")).unwrap();
+    std::fs::write(at("kind/below"), b"1").unwrap();
+    back_up(&repository, folder.path());
+    let root = in_tree(folder.path());
+    let ask = |before: &str, after: &str, path: &str| {
+        let options = DiffOptions {
+            before: Place::from(before),
+            after: Place::from(after),
+            path: path.as_bytes().to_vec(),
+        };
+        let mut told = Vec::new();
+        let mut each = |difference: &super::diff::Difference| {
+            let path = String::from_utf8(difference.path.clone()).unwrap();
+            let short = path.strip_prefix(&format!("{root}/")).unwrap_or(&path);
+            told.push(format!("{} {short}", difference.change.word()));
+            if let Change::Modified { content, metadata } = &difference.change {
+                assert!(*content || !metadata.is_empty());
+            }
+            Ok(())
+        };
+        let summary = diff(&repository, &options, &mut each, &mut no_damage).unwrap();
+        (told, summary)
+    };
+    let same = ask("latest", "latest", "");
+    assert_eq!(same.0, Vec::<String>::new());
+
+    std::fs::remove_dir_all(at("gone")).unwrap();
+    std::fs::remove_dir_all(at("kind")).unwrap();
+    std::fs::write(at("kind"), b"a file now").unwrap();
+    std::fs::write(at("a/small-007"), b"changed").unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o400);
+    std::fs::set_permissions(at("a/b/c/text"), mode).unwrap();
+    std::fs::remove_file(at("link")).unwrap();
+    std::os::unix::fs::symlink("elsewhere", at("link")).unwrap();
+    std::fs::create_dir(at("new")).unwrap();
+    std::fs::write(at("new/file"), b"123").unwrap();
+    back_up(&repository, folder.path());
+    let (told, summary) = ask("latest~1", "latest", &root);
+    let expected = [
+        "modified a/small-007",
+        "metadata a/b/c/text",
+        "modified link",
+        "removed gone",
+        "removed gone/deep",
+        "removed gone/deep/file",
+        "added new",
+        "added new/file",
+        "type-changed kind",
+        "removed kind/below",
+    ];
+    let told: BTreeSet<&str> = told.iter().map(String::as_str).collect();
+    let top = format!("metadata {root}");
+    let missing: Vec<_> = expected
+        .iter()
+        .filter(|line| !told.contains(**line))
+        .collect();
+    assert!(missing.is_empty(), "{missing:?} of {told:?}");
+    let more = |line: &&&str| !expected.contains(*line) && ***line != top;
+    // The times of directories whose entries changed.
+    let more: Vec<_> = told.iter().filter(more).collect();
+    assert!(more.is_empty(), "{more:?}");
+    let numbers = (
+        summary.added,
+        summary.removed,
+        summary.modified,
+        summary.type_changed,
+    );
+    assert_eq!(numbers, (2, 4, 2, 1));
+    assert_eq!((summary.bytes_added, summary.bytes_removed), (3, 6));
+    assert_eq!(summary.damaged, 0);
+    let (back, summary) = ask("latest", "latest~1", &root);
+    assert_eq!((summary.added, summary.removed), (4, 2));
+    assert!(back.contains(&"added kind/below".to_owned()));
+    let (below, _) = ask(
+        &format!("latest~1:{root}/a"),
+        &format!("latest:{root}/a"),
+        "b",
+    );
+    assert_eq!(below, ["metadata a/b/c/text"]);
+}
+
+#[test]
+fn equal_directories_are_skipped() {
+    use super::diff::{DiffOptions, diff};
+    let (backend, repository) = repository();
+    let folder = tempfile::tempdir().unwrap();
+    for directory in 0..40 {
+        let directory = folder.path().join(format!("d{directory:02}"));
+        std::fs::create_dir(&directory).unwrap();
+        for file in 0..100 {
+            std::fs::write(directory.join(format!("{file:03}{}", "x".repeat(200))), b"").unwrap();
+        }
+    }
+    back_up(&repository, folder.path());
+    std::fs::write(folder.path().join("d20/new"), b"").unwrap();
+    back_up(&repository, folder.path());
+    let reads = |run: &dyn Fn(&Arc<Repository>)| {
+        let counting = Arc::new(crate::backend::Counting::new(backend.clone()));
+        let repository = reopen(counting.clone());
+        run(&repository);
+        counting.counts().read_into
+    };
+    let all = reads(&|repository| {
+        list(repository, "latest", true, &mut no_damage).unwrap();
+    });
+    let changed = reads(&|repository| {
+        let options = DiffOptions {
+            before: Place::from("latest~1"),
+            after: Place::from("latest"),
+            ..DiffOptions::default()
+        };
+        let mut told = 0;
+        let mut each = |_: &super::diff::Difference| {
+            told += 1;
+            Ok(())
+        };
+        let summary = diff(repository, &options, &mut each, &mut no_damage).unwrap();
+        assert_eq!((summary.added, summary.removed), (1, 0));
+    });
+    assert!(changed * 4 < all, "{changed} of {all}");
+}
+
+/// A folder with everything that a tar archive can hold and this user can make.
+fn rich_tree(root: &Path) {
+    use rustix::fs::{CWD, FileType, Mode, XattrFlags};
+    sample_tree(root);
+    let long = format!("{}/{}", "d".repeat(120), "e".repeat(150));
+    std::fs::create_dir_all(root.join(&long)).unwrap();
+    std::fs::write(root.join(&long).join("f".repeat(200)), b"long").unwrap();
+    std::fs::write(root.join("gr\u{fc}\u{df}e"), b"text").unwrap();
+    let raw = std::ffi::OsStr::from_bytes(b"raw\xff\xfe");
+    std::fs::write(root.join(raw), b"raw").unwrap();
+    let mut raw = vec![b'r'; 150];
+    raw.extend_from_slice(b"\xff\n");
+    std::fs::write(root.join(std::ffi::OsStr::from_bytes(&raw)), b"long raw").unwrap();
+    std::fs::hard_link(root.join("a/b/large"), root.join("z-same")).unwrap();
+    std::fs::hard_link(root.join("a/small-001"), root.join("a/small-001-again")).unwrap();
+    std::os::unix::fs::symlink("t".repeat(180), root.join("long-link")).unwrap();
+    rustix::fs::mknodat(CWD, root.join("pipe"), FileType::Fifo, Mode::from(0o640), 0).unwrap();
+    let sparse = std::fs::File::create(root.join("sparse")).unwrap();
+    sparse.write_all_at(&noise(77, 10_000), 1 << 20).unwrap();
+    sparse.set_len(9 << 20).unwrap();
+    let old = std::fs::File::create(root.join("old")).unwrap();
+    let time = std::time::UNIX_EPOCH - std::time::Duration::from_millis(1500);
+    old.set_modified(time).unwrap();
+    let value = b"1\0=\n2";
+    rustix::fs::setxattr(
+        root.join("old"),
+        "user.with=sign",
+        value,
+        XattrFlags::empty(),
+    )
+    .unwrap();
+}
+
+/// Path, mode, time, links and content or target of everything below a folder.
+fn facts(root: &Path) -> BTreeSet<String> {
+    use std::os::unix::fs::MetadataExt;
+    let mut all = BTreeSet::new();
+    let mut open = vec![root.to_path_buf()];
+    while let Some(folder) = open.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let meta = path.symlink_metadata().unwrap();
+            let content = match meta.file_type() {
+                t if t.is_dir() => {
+                    open.push(path.clone());
+                    String::new()
+                }
+                t if t.is_symlink() => format!("{:?}", std::fs::read_link(&path).unwrap()),
+                t if t.is_file() => blake3::hash(&std::fs::read(&path).unwrap()).to_string(),
+                _ => String::new(),
+            };
+            let mut value = [0; 64];
+            let xattr = rustix::fs::lgetxattr(&path, "user.with=sign", &mut value).ok();
+            let links = if meta.is_dir() { 0 } else { meta.nlink() };
+            let time = (meta.mtime(), meta.mtime_nsec());
+            let owner = (meta.uid(), meta.gid());
+            let name = path.strip_prefix(root).unwrap();
+            let xattr = xattr.map(|len| value[..len].to_vec());
+            all.insert(format!(
+                "{name:?} {:o} {owner:?} {time:?} {links} {content} {xattr:?}",
+                meta.mode()
+            ));
+        }
+    }
+    all
+}
+
+#[test]
+fn system_tar_reads_it_back() {
+    use super::export::{TarOptions, TarOutput, export_tar};
+    use crate::target::tar::Compression;
+    let (_, repository) = repository();
+    let folder = tempfile::tempdir().unwrap();
+    rich_tree(folder.path());
+    back_up(&repository, folder.path());
+    let place = Place::from(format!("latest:{}", in_tree(folder.path())).as_str());
+    let expected = facts(folder.path());
+    let out = tempfile::tempdir().unwrap();
+    for (compression, name) in [
+        (Compression::None, "plain.tar"),
+        (Compression::Zstd(None), "all.tar.zst"),
+        (Compression::Gzip(Some(1)), "all.tar.gz"),
+    ] {
+        let options = TarOptions {
+            place: place.clone(),
+            compression,
+        };
+        let file = out.path().join(name);
+        let summary = export_tar(
+            &repository,
+            &options,
+            TarOutput::File(file.clone()),
+            &super::backup::Interrupt::default(),
+            &mut no_damage,
+        )
+        .unwrap();
+        assert_eq!((summary.links, summary.sockets, summary.damaged), (2, 0, 0));
+        assert_eq!(summary.bytes_written, file.metadata().unwrap().len());
+        let target = out.path().join(format!("{name}-extracted"));
+        std::fs::create_dir(&target).unwrap();
+        let tar = std::process::Command::new("tar")
+            .args(["--xattrs", "--xattrs-include=*", "-xpf"])
+            .args([file.as_os_str(), "-C".as_ref(), target.as_os_str()])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&tar.stderr);
+        assert!(tar.status.success(), "{said}");
+        let extracted = facts(&target);
+        let differ: Vec<_> = expected.symmetric_difference(&extracted).collect();
+        assert!(differ.is_empty(), "{differ:#?} {said}");
+        assert!(std::fs::read_dir(out.path()).unwrap().all(|entry| {
+            !entry
+                .unwrap()
+                .file_name()
+                .to_string_lossy()
+                .ends_with(".partial")
+        }));
+    }
+}
+
+/// Exports the newest snapshot's folder into memory.
+fn tar_of(
+    repository: &Arc<Repository>,
+    place: &str,
+    damage: &mut dyn FnMut(&Damage),
+) -> (Result<super::export::ExportSummary>, Vec<u8>) {
+    use super::export::{TarOptions, TarOutput, export_tar};
+    let shared = tempfile::tempfile().unwrap();
+    let options = TarOptions {
+        place: Place::from(place),
+        ..TarOptions::default()
+    };
+    let out = TarOutput::Stream(Box::new(shared.try_clone().unwrap()));
+    let interrupt = super::backup::Interrupt::default();
+    let summary = export_tar(repository, &options, out, &interrupt, damage);
+    let mut bytes = vec![0; usize::try_from(shared.metadata().unwrap().len()).unwrap()];
+    shared.read_exact_at(&mut bytes, 0).unwrap();
+    (summary, bytes)
+}
+
+/// Names and contents of the regular files of an archive.
+fn files_of(tar: &[u8]) -> std::collections::BTreeMap<Vec<u8>, Vec<u8>> {
+    use futures_util::StreamExt;
+    use tokio::io::AsyncReadExt;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut files = std::collections::BTreeMap::new();
+        let mut archive = tokio_tar::Archive::new(tar);
+        let mut entries = archive.entries().unwrap();
+        while let Some(entry) = entries.next().await {
+            let mut entry = entry.unwrap();
+            if entry.header().entry_type().is_file() {
+                let mut bytes = Vec::new();
+                entry.read_to_end(&mut bytes).await.unwrap();
+                files.insert(entry.path_bytes().unwrap().to_vec(), bytes);
+            }
+        }
+        files
+    })
+}
+
+#[test]
+fn damaged_files_are_left_out() {
+    let (backend, repository) = repository();
+    let folder = tempfile::tempdir().unwrap();
+    sample_tree(folder.path());
+    std::fs::hard_link(
+        folder.path().join("a/b/large"),
+        folder.path().join("z-same"),
+    )
+    .unwrap();
+    back_up(&repository, folder.path());
+    let place = format!("latest:{}", in_tree(folder.path()));
+    let (summary, whole) = tar_of(&repository, &place, &mut no_damage);
+    assert_eq!(summary.unwrap().files, 64);
+    let whole = files_of(&whole);
+    assert_eq!(whole[&b"a/b/large"[..]], noise(1000, 700_000));
+    let mut left_out = 0;
+    for (name, len) in packs(&backend) {
+        let good = backend.contents()[&name].clone();
+        for at in (300..len).step_by(len / 7) {
+            flip(&backend, &name, at);
+            let mut told = 0;
+            let (summary, tar) = tar_of(&reopen(backend.clone()), &place, &mut |_| told += 1);
+            match summary {
+                Err(e) => assert_eq!(e.exit_code(), 4, "{e}"),
+                Ok(summary) => {
+                    assert_eq!(summary.damaged, told);
+                    let files = files_of(&tar);
+                    assert!(files.iter().all(|(name, bytes)| whole[name] == *bytes));
+                    assert_eq!(
+                        told > 0,
+                        files.len() < whole.len(),
+                        "{told} {}",
+                        files.len()
+                    );
+                    left_out += usize::from(told > 0 && files.len() > 10);
+                }
+            }
+            backend.replace(&name, good.clone());
+        }
+    }
+    assert!(left_out > 3, "{left_out}");
+}
+
+#[test]
+fn an_output_appears_whole_or_not_at_all() {
+    use super::export::{TarOptions, TarOutput, export_tar};
+    let (backend, repository) = repository();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("big"), noise(1, 6 << 20)).unwrap();
+    back_up(&repository, folder.path());
+    let out = tempfile::tempdir().unwrap();
+    let file = out.path().join("x.tar");
+    let run = |repository: &Arc<Repository>, interrupt: &super::backup::Interrupt| {
+        let options = TarOptions {
+            place: Place::from("latest"),
+            ..TarOptions::default()
+        };
+        let output = TarOutput::File(file.clone());
+        export_tar(repository, &options, output, interrupt, &mut |_| {})
+    };
+    let interrupt = super::backup::Interrupt::default();
+    interrupt.set();
+    assert_eq!(run(&repository, &interrupt).unwrap_err().exit_code(), 130);
+    assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 0);
+    std::fs::write(&file, b"precious").unwrap();
+    let refused = run(&repository, &super::backup::Interrupt::default()).unwrap_err();
+    assert_eq!(refused.exit_code(), 1);
+    assert_eq!(std::fs::read(&file).unwrap(), b"precious");
+    std::fs::remove_file(&file).unwrap();
+    let (name, len) = packs(&backend)
+        .into_iter()
+        .max_by_key(|(_, len)| *len)
+        .unwrap();
+    flip(&backend, &name, len / 2);
+    let outcome = run(
+        &reopen(backend.clone()),
+        &super::backup::Interrupt::default(),
+    );
+    match outcome {
+        Err(e) => {
+            assert_eq!(e.exit_code(), 4);
+            assert_eq!(std::fs::read_dir(out.path()).unwrap().count(), 0);
+        }
+        Ok(summary) => assert_eq!((summary.damaged, summary.files), (1, 0)),
+    }
+}

@@ -48,6 +48,19 @@ pub(crate) enum Piece<T> {
     Failed(StoreError),
 }
 
+impl<T> Piece<T> {
+    /// Why the content can't be read, if this says so; zeros stand in its place.
+    pub(crate) fn take_failure(&mut self) -> Option<StoreError> {
+        match std::mem::replace(self, Self::Zeros(0)) {
+            Self::Failed(error) => Some(error),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+}
+
 /// The pieces of one window.
 pub(crate) type Window<T> = Vec<Piece<T>>;
 

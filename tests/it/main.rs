@@ -1,6 +1,9 @@
 //! The integration tests: one binary, a module for each subject.
 
 mod archive;
+mod pg_archive;
 mod pg_cluster;
 mod pg_connect;
 mod pg_dump;
+mod pg_restore;
+mod tidy;

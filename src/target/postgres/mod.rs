@@ -1,7 +1,39 @@
-//! Restores a database and the globals of its cluster into a server, and compares what was restored.
+//! Restores a database and the globals of its cluster into a server, and compares what was restored with the archive.
+//!
+//! It needs no `psql` and no `pg_restore`: [`toc`] reads the archive of the schema, [`plan`] puts its statements in order, [`restore`] executes them and
+//! loads the rows. It knows nothing of repositories ([`archive`]) and does not dump.
+//!
+//! | file | subject |
+//! |---|---|
+//! | [`archive`] | what a restore reads |
+//! | [`toc`] | the table of contents of `pg_dump`'s archives, read and written |
+//! | [`plan`], [`schedule`] | which statements, in which order; pure |
+//! | [`globals`] | which roles and tablespaces; pure |
+//! | `sql` | where strings and names begin and end in a statement; pure |
+//! | [`target_database`] | the target before: what is there, whether it is empty |
+//! | `ddl`, `data`, `large_objects` | the three kinds of things that are restored |
+//! | [`restore`] | all of it, from globals to the comparison |
+//! | [`check`] | reads rows back and compares |
+//! | [`report`] | what could not be restored, and why |
 
+pub mod archive;
+pub mod check;
+pub(crate) mod data;
+pub(crate) mod ddl;
+pub mod error;
 pub mod globals;
+pub(crate) mod large_objects;
 pub mod plan;
+pub mod report;
+pub mod restore;
 pub mod schedule;
 pub(crate) mod sql;
+pub mod target_database;
 pub mod toc;
+
+pub use archive::{DatabaseArchive, LargeObjectPage};
+pub use error::RestoreError;
+pub use globals::Globals;
+pub use report::{OnError, RestoreReport};
+pub use restore::{RestoreOptions, restore_database};
+pub use target_database::RestoreTarget;

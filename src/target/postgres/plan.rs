@@ -18,7 +18,7 @@ use thiserror::Error;
 
 use super::sql::{
     database_tablespace, quote_identifier, quote_literal, rename_database, roles_after, statements,
-    tokens,
+    tokens, without_internal_option,
 };
 use super::toc::{Entry, RELKIND_PARTITIONED, Section, Toc};
 
@@ -122,6 +122,8 @@ pub struct Plan {
     pub privileges: Vec<Step>,
     /// Event triggers, materialized views.
     pub last: Vec<Step>,
+    /// Tables from whose definition an option was left out that only the source's minor release knows.
+    pub changed: Vec<String>,
     /// Entries of data, which come from our own parts and not from this archive.
     pub not_planned: Vec<String>,
 }
@@ -158,12 +160,14 @@ impl Plan {
             post_data: Vec::new(),
             privileges: Vec::new(),
             last: Vec::new(),
+            changed: Vec::new(),
             not_planned: Vec::new(),
         };
         let sections = Sections::new(toc);
         let tables = table_ids(toc);
         for entry in &toc.entries {
             let mut step = step(entry, options);
+            plan.leave_out_internal_options(&mut step);
             if is_about_database(entry) {
                 plan.rename(&mut step, options, standard);
             }
@@ -188,6 +192,23 @@ impl Plan {
             }
         }
         Ok(plan)
+    }
+
+    fn leave_out_internal_options(&mut self, step: &mut Step) {
+        if !matches!(
+            step.kind.as_slice(),
+            b"TABLE" | b"FOREIGN TABLE" | b"MATERIALIZED VIEW"
+        ) {
+            return;
+        }
+        for statement in &mut step.statements {
+            if let Some(kept) =
+                without_internal_option(&statement.sql, self.session.standard_strings)
+            {
+                statement.sql = kept;
+                self.changed.push(step.label.clone());
+            }
+        }
     }
 
     fn rename(&self, step: &mut Step, options: &PlanOptions, standard: bool) {

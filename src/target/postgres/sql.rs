@@ -312,6 +312,64 @@ pub(crate) fn roles_after(sql: &[u8], keywords: &[&str], standard_strings: bool)
     roles
 }
 
+/// Name of a column option that some minor releases keep for themselves and that others refuse, so that a table with it could not be created.
+const INTERNAL_OPTION: &str = "pg_attver";
+
+/// The statements without the column option `pg_attver`, if they set it. A statement that sets nothing else is left out.
+///
+/// Only for definitions of tables: it splits at semicolons.
+pub(crate) fn without_internal_option(sql: &[u8], standard_strings: bool) -> Option<Vec<u8>> {
+    if !sql
+        .windows(INTERNAL_OPTION.len())
+        .any(|part| part == INTERNAL_OPTION.as_bytes())
+    {
+        return None;
+    }
+    let tokens = tokens(sql, standard_strings);
+    let mut cut: Vec<Range<usize>> = Vec::new();
+    let mut statement = 0;
+    for (n, token) in tokens.iter().enumerate() {
+        if token.kind == TokenKind::Symbol(b';') {
+            statement = n + 1;
+        }
+        let symbol = |at: Option<usize>| at.and_then(|at| tokens.get(at)).map(|token| token.kind);
+        let is_option = token.is(sql, INTERNAL_OPTION)
+            && symbol(Some(n + 1)) == Some(TokenKind::Symbol(b'='))
+            && matches!(
+                symbol(n.checked_sub(1)),
+                Some(TokenKind::Symbol(b'(' | b','))
+            );
+        if !is_option {
+            continue;
+        }
+        let end = (n..tokens.len())
+            .find(|at| matches!(tokens[*at].kind, TokenKind::Symbol(b',' | b')')))?;
+        let (first, last) = (symbol(n.checked_sub(1)), symbol(Some(end)));
+        cut.push(match (first, last) {
+            (Some(TokenKind::Symbol(b'(')), Some(TokenKind::Symbol(b')'))) => {
+                let stop =
+                    (end..tokens.len()).find(|at| tokens[*at].kind == TokenKind::Symbol(b';'));
+                tokens[statement].range.start..stop.map_or(sql.len(), |at| tokens[at].range.end)
+            }
+            (Some(TokenKind::Symbol(b',')), _) => {
+                tokens[n - 1].range.start..tokens[end].range.start
+            }
+            _ => token.range.start..tokens[end].range.end,
+        });
+    }
+    if cut.is_empty() {
+        return None;
+    }
+    let mut kept = Vec::with_capacity(sql.len());
+    let mut copied = 0;
+    for range in cut {
+        kept.extend_from_slice(&sql[copied..range.start]);
+        copied = range.end;
+    }
+    kept.extend_from_slice(&sql[copied..]);
+    Some(kept)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -441,5 +499,34 @@ mod tests {
             database_tablespace(b"CREATE DATABASE d WITH ENCODING = 'TABLESPACE = x';", true),
             None
         );
+    }
+
+    #[test]
+    fn internal_column_options_are_left_out() {
+        let check = |sql: &str, expected: Option<&str>| {
+            assert_eq!(
+                without_internal_option(sql.as_bytes(), true)
+                    .map(text)
+                    .as_deref(),
+                expected
+            );
+        };
+        check(
+            "CREATE TABLE t (a int);\nALTER TABLE ONLY t ALTER COLUMN a SET (pg_attver=1);\n",
+            Some("CREATE TABLE t (a int);\n\n"),
+        );
+        check(
+            "ALTER TABLE t ALTER COLUMN a SET (n_distinct=-0.5, pg_attver=3);",
+            Some("ALTER TABLE t ALTER COLUMN a SET (n_distinct=-0.5);"),
+        );
+        check(
+            "ALTER TABLE t ALTER COLUMN a SET (pg_attver=3, n_distinct=-0.5);",
+            Some("ALTER TABLE t ALTER COLUMN a SET ( n_distinct=-0.5);"),
+        );
+        check(
+            "CREATE TABLE t (pg_attver int, b text DEFAULT '(pg_attver=1)');",
+            None,
+        );
+        check("CREATE TABLE t (a int);", None);
     }
 }

@@ -1,0 +1,69 @@
+//! Why a restore of a database ended. What single objects met is in the report, not here.
+
+use thiserror::Error;
+
+use super::plan::PlanError;
+use super::toc::TocError;
+use crate::source::postgres::PgError;
+
+/// What ends a restore.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RestoreError {
+    /// The connection string names no database.
+    #[error(
+        "the connection string names no database; add dbname=… to say what the restored one shall be called"
+    )]
+    NoDatabaseName,
+    /// The target could not be reached, or the connection was lost.
+    #[error(transparent)]
+    Target(#[from] PgError),
+    /// The archive could not be read.
+    #[error("cannot read the archive of the database")]
+    Archive(#[source] crate::error::Error),
+    /// `schema.dump` is not what `pg_dump` writes.
+    #[error("cannot read schema.dump")]
+    Toc(#[from] TocError),
+    /// `schema.dump` lacks what a restore needs.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// Nothing is ever restored over something.
+    #[error(
+        "database \"{database}\" is not empty: it holds {holds}; restore under another name, or drop it first"
+    )]
+    NotEmpty {
+        /// Its name.
+        database: String,
+        /// What it holds.
+        holds: String,
+    },
+    /// An empty database is there that cannot hold the archived one.
+    #[error(
+        "database \"{database}\" exists with encoding {has}, the archived one has {wanted}; drop it, so that it is created as it was"
+    )]
+    Encoding {
+        /// Its name.
+        database: String,
+        /// Its encoding.
+        has: String,
+        /// The archive's.
+        wanted: String,
+    },
+    /// The database could not be created.
+    #[error("cannot create database \"{database}\": {reason}")]
+    Create {
+        /// Its name.
+        database: String,
+        /// The server's reason.
+        reason: String,
+    },
+    /// Roles are missing, and the first failure shall stop the restore.
+    #[error("the target lacks roles that the archive needs: {}", .0.join(", "))]
+    RolesMissing(Vec<String>),
+    /// Somebody asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+    /// The first failure stopped the restore, as asked; the report names it.
+    #[error("stopped at the first failure")]
+    Halted,
+}
