@@ -97,10 +97,16 @@ pub(super) enum Command {
     Cat(Cat),
     /// Find files in one, several or all snapshots
     Find(Find),
+    /// Show what changed between two snapshots
+    Diff(Diff),
     /// Show what a repository or a snapshot takes
     Stats(Stats),
     /// Print digests and paths of a snapshot's files, as b3sum --check reads them
     Manifest(Manifest),
+    /// Write a snapshot or a part of it as a tar archive
+    Export(Export),
+    /// Look for damage
+    Verify(Verify),
     /// Show what holdfast does on a sample site, and leave nothing behind
     Demo(Demo),
     /// Print a script that completes commands and flags in a shell
@@ -315,6 +321,82 @@ pub(super) enum Kind {
     /// Pipes, sockets and devices
     #[value(name = "special")]
     Special,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(long_about = "\
+Show what changed between two snapshots, or between two places in them.
+
++ added, - removed, M other content, U only other metadata, T something else stands there now. Tables are compared by their \
+rows, in whatever order they are.")]
+pub(super) struct Diff {
+    /// The older one
+    #[arg(value_name = "SNAP[:PATH]")]
+    pub(super) before: OsString,
+    /// The newer one
+    #[arg(value_name = "SNAP[:PATH]")]
+    pub(super) after: OsString,
+    /// Also say what changed only in its metadata
+    #[arg(long, short)]
+    pub(super) metadata: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(long_about = "\
+Write a snapshot or a part of it as a tar archive, to a file or to stdout.
+
+`holdfast export latest:shares/Apps --format tar.zst -o apps.tar.zst`. An output file appears under its name when it is \
+complete; one that is there is never replaced.")]
+pub(super) struct Export {
+    /// A snapshot, or a file or directory in it
+    #[arg(value_name = "SNAP[:PATH]")]
+    pub(super) place: OsString,
+    /// The form
+    #[arg(long, short, value_enum, default_value_t = Format::Tar)]
+    pub(super) format: Format,
+    /// The file to write, - for stdout
+    #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) output: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// As it is
+    #[value(name = "tar")]
+    Tar,
+    /// Compressed with zstd
+    #[value(name = "tar.zst")]
+    TarZst,
+    /// Compressed with gzip
+    #[value(name = "tar.gz")]
+    TarGz,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(long_about = "\
+Look for damage in the repository.
+
+Without a flag the log, the index, all records and trees are read, and every chunk that a tree names must be in the index and \
+every pack there with its length. --data reads every byte; --end-to-end also puts every file and table together and \
+compares its digest. --no-key needs no key and only finds out whether every object still has the hash that it is named by.
+
+Every damage has a line of its own. Exit code 4 if there is any.")]
+pub(super) struct Verify {
+    /// Only what this snapshot needs
+    #[arg(long, value_name = "SNAP")]
+    pub(super) snapshot: Option<String>,
+    /// Only that every object still has the hash that names it
+    #[arg(long, group = "depth", conflicts_with = "snapshot")]
+    pub(super) no_key: bool,
+    /// Every byte of the repository
+    #[arg(long, group = "depth")]
+    pub(super) data: bool,
+    /// Every byte of the repository, and every file and table against its digest
+    #[arg(long, group = "depth")]
+    pub(super) end_to_end: bool,
+    /// Threads [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(super) workers: Option<u32>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use holdfast::ops::backup::Interrupt;
 use holdfast::ops::demo::{DemoCleanup, DemoEvent, DemoOptions, demo};
 use holdfast::stats::Stats;
 
@@ -23,9 +22,7 @@ pub(super) fn run(context: &Context<'_>, args: &Demo) -> anyhow::Result<u8> {
         host: open::host(),
         user: open::user(),
     };
-    let interrupt = Interrupt::default();
-    let asked = interrupt.clone();
-    context.signals.ask_first(move || asked.set());
+    let interrupt = context.interrupt();
     let cleanup = DemoCleanup::default();
     let last = cleanup.clone();
     context.signals.at_last(move || last.now());

@@ -4,15 +4,19 @@ mod backup;
 mod browse;
 mod cat;
 mod demo;
+mod diff;
+mod export;
 mod init;
 mod shell;
 mod site;
 mod snapshots;
 mod stats;
+mod verify;
 
 use std::cell::RefCell;
 
 use holdfast::error::Error;
+use holdfast::ops::backup::Interrupt;
 use holdfast::ops::browse::Damage;
 use holdfast::site::SiteFile;
 use serde::Serialize;
@@ -34,6 +38,14 @@ pub(super) struct Context<'a> {
 }
 
 impl Context<'_> {
+    /// A flag that the first Ctrl-C sets; the command watches it from now on and ends by itself.
+    pub(super) fn interrupt(&self) -> Interrupt {
+        let interrupt = Interrupt::default();
+        let asked = interrupt.clone();
+        self.signals.ask_first(move || asked.set());
+        interrupt
+    }
+
     /// The site file, if one is named.
     pub(super) fn site_file(&self) -> anyhow::Result<Option<SiteFile>> {
         open::site_file(self.global)
@@ -60,6 +72,9 @@ pub(super) fn run(args: Args, signals: &Signals) -> anyhow::Result<u8> {
         Command::Ls(args) => browse::ls(&context, &args),
         Command::Cat(args) => cat::cat(&context, &args),
         Command::Find(args) => browse::find(&context, &args),
+        Command::Diff(args) => diff::run(&context, &args),
+        Command::Export(args) => export::run(&context, &args),
+        Command::Verify(args) => verify::run(&context, &args),
         Command::Stats(args) => stats::run(&context, &args),
         Command::Manifest(args) => cat::manifest(&context, &args),
         Command::Demo(args) => demo::run(&context, &args),
