@@ -103,6 +103,8 @@ pub(super) enum Command {
     Stats(Stats),
     /// Print digests and paths of a snapshot's files, as b3sum --check reads them
     Manifest(Manifest),
+    /// Restore files
+    Restore(Restore),
     /// Write a snapshot or a part of it as a tar archive
     Export(Export),
     /// Look for damage
@@ -397,6 +399,52 @@ pub(super) struct Verify {
     /// Threads [default: one for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(super) workers: Option<u32>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(long_about = "\
+Restore files into a directory.
+
+SNAP:PATH puts what is below PATH into the directory, or PATH itself if it is a file; without PATH the whole tree comes, with \
+its top folders, databases as their archived files. Nothing is ever written outside of the directory.
+
+What exists already stays and is named, unless --in-place is given: then only what differs is written, and nothing is \
+removed.")]
+pub(super) struct Restore {
+    /// A snapshot, or a file or directory in it
+    #[arg(value_name = "SNAP[:PATH]")]
+    pub(super) place: String,
+    /// The directory; it is created if it is missing
+    #[arg(long, short, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(super) target: PathBuf,
+    /// Only what matches this gitignore pattern, below what is restored; may be given several times
+    #[arg(long, short, value_name = "PATTERN")]
+    pub(super) include: Vec<String>,
+    /// Leave out what matches this gitignore pattern
+    #[arg(long, short, value_name = "PATTERN")]
+    pub(super) exclude: Vec<String>,
+    /// Replace files in the directory that differ from the archived ones
+    #[arg(long)]
+    pub(super) in_place: bool,
+    /// Whose files they become [default: names for root, leave for others]
+    #[arg(long, value_enum, value_name = "WHOSE")]
+    pub(super) owner: Option<Owner>,
+    /// Also create devices
+    #[arg(long)]
+    pub(super) devices: bool,
+    /// Threads [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(super) workers: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Owner {
+    /// The archived names where they exist here, else the archived numbers
+    Names,
+    /// The archived numbers
+    Numbers,
+    /// Whoever restores
+    Leave,
 }
 
 #[derive(Debug, ClapArgs)]

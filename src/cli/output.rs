@@ -2,7 +2,7 @@
 //!
 //! Invariants: with `--json` every line of stdout is one JSON object whose first field is `message_type` (`it/cli.rs`).
 
-use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
+use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 use std::time::Duration;
 
 use holdfast::format::node::Timestamp;
@@ -17,7 +17,7 @@ pub(super) struct WriteError(#[source] pub(super) io::Error);
 
 /// Stdout of a command.
 pub(super) struct Output {
-    stdout: BufWriter<StdoutLock<'static>>,
+    stdout: BufWriter<Stdout>,
     json: bool,
     terminal: bool,
 }
@@ -26,7 +26,7 @@ impl Output {
     /// Takes stdout.
     pub(super) fn new(json: bool) -> Self {
         Self {
-            stdout: BufWriter::with_capacity(64 << 10, io::stdout().lock()),
+            stdout: BufWriter::with_capacity(64 << 10, io::stdout()),
             json,
             terminal: io::stdout().is_terminal(),
         }

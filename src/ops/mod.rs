@@ -8,13 +8,17 @@ pub mod diff;
 pub mod export;
 pub mod find;
 pub mod init;
+pub mod layout;
 pub mod ls;
 pub mod manifest;
 #[cfg(test)]
 mod reading_tests;
+pub mod restore;
 pub mod site_check;
 pub mod snapshots;
 pub mod stats;
 mod stream;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod verify;
+pub mod window;

@@ -119,7 +119,8 @@ impl ChunkIndex {
         &self.packs[location.pack as usize].frames[location.frame as usize]
     }
 
-    fn position(&self, id: &ChunkId) -> Option<u32> {
+    /// Position of an entry of the chunk in [`ChunkIndex::entries`]: a small number for a set of chunks.
+    pub fn position(&self, id: &ChunkId) -> Option<u32> {
         self.table
             .find(hash_of(id), |at| self.entries[*at as usize].id == *id)
             .copied()

@@ -22,6 +22,7 @@ pub mod chunk_index;
 pub mod error;
 pub mod log;
 pub mod open;
+pub mod pack_check;
 pub mod packs;
 pub mod reader;
 pub mod remember;

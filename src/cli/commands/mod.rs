@@ -7,6 +7,7 @@ mod demo;
 mod diff;
 mod export;
 mod init;
+mod restore;
 mod shell;
 mod site;
 mod snapshots;
@@ -73,6 +74,7 @@ pub(super) fn run(args: Args, signals: &Signals) -> anyhow::Result<u8> {
         Command::Cat(args) => cat::cat(&context, &args),
         Command::Find(args) => browse::find(&context, &args),
         Command::Diff(args) => diff::run(&context, &args),
+        Command::Restore(args) => restore::run(&context, &args),
         Command::Export(args) => export::run(&context, &args),
         Command::Verify(args) => verify::run(&context, &args),
         Command::Stats(args) => stats::run(&context, &args),

@@ -1,0 +1,238 @@
+//! Contents, end to end: the digest of every file, the rows of every part of a table.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{FindingKind, Reporter, describe};
+use crate::crypto::RowDigestSecret;
+use crate::error::Result;
+use crate::format::id::ContentDigest;
+use crate::format::node::{Node, TablePart};
+use crate::ops::layout::Layout;
+use crate::ops::snapshots::Snapshot;
+use crate::ops::window::{Consumer, Part, is_of_one_object};
+use crate::stats::Stats;
+use crate::store::StoreError;
+use crate::store::reader::ChunkReader;
+
+/// Zeros for the digest of holes.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// Recomputes what the archive says of contents.
+pub(super) struct CheckContents<'r> {
+    report: &'r Reporter<'r>,
+    stats: &'r Arc<Stats>,
+    secret: RowDigestSecret,
+    rows: AtomicU64,
+}
+
+/// A content that is being read.
+pub(super) struct ContentCheck {
+    snapshot: Snapshot,
+    path: Vec<u8>,
+    layout: Layout,
+    size: u64,
+    hasher: Option<Box<blake3::Hasher>>,
+    digest: Option<ContentDigest>,
+    rows: Option<Box<Rows>>,
+    failure: Option<StoreError>,
+}
+
+/// The rows of a part of a table.
+struct Rows {
+    part: TablePart,
+    count: u64,
+    digest: u128,
+    /// The begin of a row whose end is in a later chunk.
+    open: Vec<u8>,
+}
+
+impl ContentCheck {
+    pub(super) fn new(
+        reader: &Arc<ChunkReader>,
+        node: &Node,
+        snapshot: &Snapshot,
+        path: &[u8],
+    ) -> Self {
+        let rows = node
+            .table
+            .as_ref()
+            .filter(|part| part.format == 0)
+            .map(|part| {
+                Box::new(Rows {
+                    part: part.clone(),
+                    count: 0,
+                    digest: 0,
+                    open: Vec::new(),
+                })
+            });
+        Self {
+            snapshot: Snapshot {
+                id: snapshot.id,
+                seq: snapshot.seq,
+                record: Default::default(),
+            },
+            path: path.to_vec(),
+            layout: Layout::new(reader, node),
+            size: node.size,
+            hasher: node.digest.is_some().then(Box::default),
+            digest: node.digest,
+            rows,
+            failure: None,
+        }
+    }
+
+    fn zeros(&mut self, mut len: u64) {
+        let Some(hasher) = &mut self.hasher else {
+            return;
+        };
+        while len > 0 {
+            let part = usize::try_from(len).unwrap_or(usize::MAX).min(ZEROS.len());
+            hasher.update(&ZEROS[..part]);
+            len -= u64::try_from(part).expect("a length fits 64 bits");
+        }
+    }
+
+    fn bytes(&mut self, mut bytes: &[u8], secret: &RowDigestSecret) -> Result<(), StoreError> {
+        if let Some(rows) = &mut self.rows {
+            rows.add(bytes, secret);
+        }
+        while !bytes.is_empty() {
+            let len = u64::try_from(bytes.len()).expect("a length fits 64 bits");
+            let run = self.layout.place(len)?;
+            self.zeros(run.hole);
+            let (now, rest) = bytes.split_at(usize::try_from(run.len).expect("part of a slice"));
+            if let Some(hasher) = &mut self.hasher {
+                hasher.update(now);
+            }
+            bytes = rest;
+        }
+        Ok(())
+    }
+
+    /// What is wrong with the whole content.
+    fn finish(&mut self) -> Result<Option<String>, StoreError> {
+        let hole = self.layout.finish()?;
+        self.zeros(hole);
+        if let (Some(hasher), Some(digest)) = (&self.hasher, &self.digest) {
+            let found = ContentDigest(*hasher.finalize().as_bytes());
+            if found != *digest {
+                return Ok(Some(format!(
+                    "its content has the digest {found}, the archive says {digest}"
+                )));
+            }
+        }
+        Ok(self.rows.as_ref().and_then(|rows| rows.wrong()))
+    }
+}
+
+impl Rows {
+    fn add(&mut self, mut bytes: &[u8], secret: &RowDigestSecret) {
+        while let Some(end) = bytes.iter().position(|b| *b == b'\n') {
+            let (row, rest) = bytes.split_at(end);
+            bytes = rest.get(1..).unwrap_or_default();
+            if self.open.is_empty() {
+                self.row(row, secret);
+            } else {
+                let mut open = std::mem::take(&mut self.open);
+                open.extend_from_slice(row);
+                self.row(&open, secret);
+                open.clear();
+                self.open = open;
+            }
+        }
+        self.open.extend_from_slice(bytes);
+    }
+
+    fn row(&mut self, row: &[u8], secret: &RowDigestSecret) {
+        let digest = xxhash_rust::xxh3::xxh3_128_with_secret(row, secret.expose());
+        self.digest = self.digest.wrapping_add(digest);
+        self.count += 1;
+    }
+
+    fn wrong(&self) -> Option<String> {
+        if !self.open.is_empty() {
+            return Some("its last row has no end".into());
+        }
+        if self.count != self.part.rows {
+            return Some(format!(
+                "it holds {} rows, the archive says {}",
+                self.count, self.part.rows
+            ));
+        }
+        (self.digest.to_le_bytes() != self.part.rows_digest)
+            .then(|| "its rows have another digest than the archive says".into())
+    }
+}
+
+impl<'r> CheckContents<'r> {
+    pub(super) fn new(
+        report: &'r Reporter<'r>,
+        stats: &'r Arc<Stats>,
+        secret: RowDigestSecret,
+    ) -> Self {
+        Self {
+            report,
+            stats,
+            secret,
+            rows: AtomicU64::new(0),
+        }
+    }
+
+    /// Rows counted so far.
+    pub(super) fn rows(&self) -> u64 {
+        self.rows.load(Ordering::Relaxed)
+    }
+
+    fn failed(&self, file: &ContentCheck, error: StoreError) -> Result<()> {
+        if !is_of_one_object(&error) {
+            return Err(error.into());
+        }
+        self.report.file(
+            FindingKind::Damaged,
+            &file.snapshot,
+            &file.path,
+            describe(&error),
+        );
+        Ok(())
+    }
+}
+
+impl Consumer for CheckContents<'_> {
+    type File = ContentCheck;
+
+    fn take(&self, file: &mut ContentCheck, parts: &[Part<'_>]) -> Result<()> {
+        for part in parts {
+            let Part::Data(bytes) = part else { continue };
+            self.stats
+                .bytes_read
+                .add(u64::try_from(bytes.len()).expect("a length fits 64 bits"));
+            if let Err(e) = file.bytes(bytes, &self.secret) {
+                // The first error is said at the end, so that a file has one line.
+                file.failure.get_or_insert(e);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&self, mut file: ContentCheck, failure: Option<StoreError>) -> Result<()> {
+        if let Some(e) = failure.or(file.failure.take()) {
+            return self.failed(&file, e);
+        }
+        match file.finish() {
+            Ok(None) => {}
+            Ok(Some(wrong)) => {
+                self.report
+                    .file(FindingKind::Damaged, &file.snapshot, &file.path, wrong)
+            }
+            Err(e) => return self.failed(&file, e),
+        }
+        self.rows.fetch_add(
+            file.rows.as_ref().map_or(0, |rows| rows.count),
+            Ordering::Relaxed,
+        );
+        tracing::trace!(bytes = file.size, "content verified");
+        Ok(())
+    }
+}
