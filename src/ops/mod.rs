@@ -1,5 +1,6 @@
 //! One file for each command; orchestration only.
 
+pub mod archive;
 pub mod backup;
 pub mod browse;
 pub mod cat;

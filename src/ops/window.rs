@@ -80,13 +80,15 @@ pub fn for_each_parallel<S>(
     }
 }
 
-/// Whether an error is about one object, so that the rest can still be read; anything else ends the run.
+/// Whether an error is about one object, so that the rest can still be read; anything else ends the run. The version in a header is not
+/// authenticated before it is understood, so an object that seems to be newer may as well be damaged.
 pub fn is_of_one_object(error: &StoreError) -> bool {
     match error {
         StoreError::Backend(e) => matches!(
             e.kind,
             BackendErrorKind::Other | BackendErrorKind::Short | BackendErrorKind::NotFound
         ),
+        StoreError::NewerFormat { .. } => true,
         other => other.is_damage(),
     }
 }

@@ -3,8 +3,10 @@
 //! It never changes anything, and it does not ask which files are affected; `ops::verify` does.
 //!
 //! Invariants:
-//! 1. Each byte of the object is hashed exactly once, in order, so a single flipped bit anywhere is found (`every_flip_is_found`).
-//! 2. A frame whose bytes are good is never called damaged because of another part of its pack (`every_flip_is_found`).
+//! 1. Each byte of the object is hashed exactly once, in order, so a single flipped bit anywhere is found (`ops::verify`,
+//!    `every_flip_is_found`).
+//! 2. A frame whose bytes are good is never called damaged because of another part of its pack (`ops::verify`,
+//!    `affected_files_are_named`).
 //!
 //! Memory of a checker: one sealed frame, one decoded frame, and the pack's directory with its padding.
 //!
@@ -224,7 +226,7 @@ impl Reading<'_, '_> {
         match keyring.open_header(SealedKind::Pack, &self.checker.sealed) {
             Ok((_, key)) => Ok(Some(key)),
             Err(e) => match super::seal_error(&self.name, e) {
-                StoreError::Damaged { what, .. } => {
+                StoreError::Damaged { what, .. } | StoreError::NewerFormat { what, .. } => {
                     self.wrong(format!("its header: {what}"));
                     Ok(None)
                 }

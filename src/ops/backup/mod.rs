@@ -43,6 +43,11 @@ impl Interrupt {
         self.0.store(true, Ordering::Release);
     }
 
+    /// The flag itself, for what does not know this type.
+    pub fn flag(&self) -> Arc<AtomicBool> {
+        self.0.clone()
+    }
+
     /// Whether somebody asked.
     pub fn is_set(&self) -> bool {
         self.0.load(Ordering::Acquire)

@@ -261,7 +261,12 @@ fn skip(layout: &mut Layout, mut len: u64) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn are_zeros(existing: &ExistingFile, mut offset: u64, mut len: u64) -> Result<bool, TargetError> {
+/// Whether a range of a file reads as zeros.
+pub(crate) fn are_zeros(
+    existing: &ExistingFile,
+    mut offset: u64,
+    mut len: u64,
+) -> Result<bool, TargetError> {
     let mut buffer = vec![0; usize::try_from(len).unwrap_or(BLOCK_BYTES).min(BLOCK_BYTES)];
     while len > 0 {
         let part_len = usize::try_from(len)

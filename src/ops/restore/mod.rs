@@ -31,6 +31,7 @@ use std::time::Instant;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use serde::Serialize;
 
+pub(crate) use self::file::are_zeros;
 use self::file::{FileJob, Writer};
 use crate::error::{Error, Result};
 use crate::format::node::{Content, Node, NodeKind, Xattr, decode_items, decode_nodes};
@@ -367,7 +368,7 @@ fn patterns(lines: &[String]) -> Result<Gitignore> {
 }
 
 /// All extended attributes of a node.
-pub(super) fn all_xattrs(reader: &Arc<ChunkReader>, node: &Node) -> Result<Vec<Xattr>, StoreError> {
+pub(crate) fn all_xattrs(reader: &Arc<ChunkReader>, node: &Node) -> Result<Vec<Xattr>, StoreError> {
     let mut xattrs = node.xattrs.clone();
     if let Some(stream) = &node.xattrs_stream {
         let bytes = read_all(reader, stream, XATTRS_BYTES_MAX)?;

@@ -356,3 +356,88 @@ fn a_forgotten_snapshot_says_so() {
         .is_err()
     );
 }
+
+fn compare(repository: &Arc<Repository>, spec: &str, target: &Path) -> Vec<String> {
+    use crate::ops::verify::{AgainstOptions, Difference, against};
+    let found = Mutex::new(Vec::new());
+    let each = |difference: &Difference| found.lock().unwrap().push(difference.to_string());
+    let options = AgainstOptions::default();
+    let summary = against(
+        repository,
+        spec,
+        target,
+        &options,
+        &Arc::default(),
+        &Interrupt::default(),
+        &each,
+    )
+    .unwrap();
+    let mut found = found.into_inner().unwrap();
+    assert_eq!(summary.differences, found.len() as u64);
+    found.sort();
+    found
+}
+
+#[test]
+fn a_restored_tree_is_equal() {
+    let (source, _, repository, spec) = backed_up();
+    let target = tempfile::tempdir().unwrap();
+    run(
+        &repository,
+        &spec,
+        target.path(),
+        &RestoreOptions::default(),
+    )
+    .unwrap();
+    let none: [&str; 0] = [];
+    assert_eq!(compare(&repository, &spec, target.path()), none);
+    assert_eq!(compare(&repository, &spec, source.path()), none);
+}
+
+#[test]
+fn every_difference_is_named() {
+    let (source, _, repository, spec) = backed_up();
+    let at = |name: &str| source.path().join(name);
+    // In place, so that times of directories stay.
+    let time = |name: &str| {
+        let meta = at(name).metadata().unwrap();
+        (meta.modified().unwrap(), meta.accessed().unwrap())
+    };
+    let (modified, _) = time("a/b/c/text");
+    let mut bytes = std::fs::read(at("a/b/c/text")).unwrap();
+    bytes[123_456] ^= 1;
+    std::fs::write(at("a/b/c/text"), &bytes).unwrap();
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(at("a/b/c/text"))
+        .unwrap();
+    file.set_modified(modified).unwrap();
+    std::fs::set_permissions(at("a/small-005"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    let (directory, _) = time("empty");
+    std::fs::write(at("empty/more"), "").unwrap();
+    std::fs::File::open(at("empty"))
+        .unwrap()
+        .set_modified(directory)
+        .unwrap();
+    let (root, _) = time("");
+    std::fs::remove_file(at("nothing")).unwrap();
+    std::fs::remove_file(at("link")).unwrap();
+    std::os::unix::fs::symlink("elsewhere", at("link")).unwrap();
+    std::fs::File::open(source.path())
+        .unwrap()
+        .set_modified(root)
+        .unwrap();
+    let found = compare(&repository, &spec, source.path());
+    let wanted = [
+        "a/b/c/text: its content is another one",
+        "a/small-005: mode:",
+        "empty/more: it is not in the snapshot",
+        "link: modified:",
+        "link: target:",
+        "nothing: it is not there",
+    ];
+    assert_eq!(found.len(), wanted.len(), "{found:?}");
+    for (found, wanted) in found.iter().zip(wanted) {
+        assert!(found.starts_with(wanted), "{found} is not {wanted}");
+    }
+}

@@ -7,6 +7,8 @@
 //! | `Data` | also every byte of every pack: name, header, directory, frames, the id of every chunk |
 //! | `EndToEnd` | also every file's digest, and rows and row digest of every part of a table, from the chunks in their order |
 //!
+//! [`against`] compares a directory with a snapshot.
+//!
 //! What is damaged is handed to the caller, one [`Finding`] each, and the rest is gone on with. It changes nothing.
 //!
 //! Invariants:
@@ -16,6 +18,7 @@
 //!
 //! Memory: the index; a bit for each of its chunks; a window ([`super::window`]) and 64 MiB of identities of contents with `EndToEnd`.
 
+mod against;
 mod contents;
 mod objects;
 mod packs;
@@ -36,6 +39,9 @@ use crate::ops::window::thread_count;
 use crate::stats::Stats;
 use crate::store::{Repository, StoreError};
 
+pub use against::{
+    AgainstOptions, AgainstSummary, Difference, DifferenceKind, OnDifference, against,
+};
 pub use objects::without_key;
 
 /// How much is looked at; each depth has all of those before it.
