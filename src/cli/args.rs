@@ -103,7 +103,7 @@ pub(super) enum Command {
     Stats(Stats),
     /// Print digests and paths of a snapshot's files, as b3sum --check reads them
     Manifest(Manifest),
-    /// Restore files
+    /// Restore files, or a database into a server
     Restore(Restore),
     /// Write a snapshot or a part of it as a tar archive
     Export(Export),
@@ -380,11 +380,11 @@ Look for damage in the repository.
 
 Without a flag the log, the index, all records and trees are read, and every chunk that a tree names must be in the index and \
 every pack there with its length. --data reads every byte; --end-to-end also puts every file and table together and \
-compares its digest. --no-key needs no key and only finds out whether every object still has the hash that it is named by.
+compares its digest. --against compares a restored directory with the snapshot. --no-key needs no key and only finds out whether every object still has the hash that it is named by.
 
 Every damage has a line of its own. Exit code 4 if there is any.")]
 pub(super) struct Verify {
-    /// Only what this snapshot needs
+    /// Only what this snapshot needs [default: all of them]
     #[arg(long, value_name = "SNAP")]
     pub(super) snapshot: Option<String>,
     /// Only that every object still has the hash that names it
@@ -396,6 +396,12 @@ pub(super) struct Verify {
     /// Every byte of the repository, and every file and table against its digest
     #[arg(long, group = "depth")]
     pub(super) end_to_end: bool,
+    /// Compare this directory with what a restore of --snapshot SNAP[:PATH] [default: latest] would write
+    #[arg(long, group = "depth", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(super) against: Option<PathBuf>,
+    /// Whose files they must be, with --against [default: names for root, leave for others]
+    #[arg(long, value_enum, value_name = "WHOSE", requires = "against")]
+    pub(super) owner: Option<Owner>,
     /// Threads [default: one for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(super) workers: Option<u32>,
@@ -403,38 +409,90 @@ pub(super) struct Verify {
 
 #[derive(Debug, ClapArgs)]
 #[command(long_about = "\
-Restore files into a directory.
+Restore files into a directory, or a database into a server.
 
-SNAP:PATH puts what is below PATH into the directory, or PATH itself if it is a file; without PATH the whole tree comes, with \
-its top folders, databases as their archived files. Nothing is ever written outside of the directory.
+Files: `holdfast restore SNAP[:PATH] --target DIR` puts what is below PATH into the directory, or PATH itself if it is a file; \
+without PATH the whole tree comes, with its top folders, databases as their archived files. Nothing is ever written outside \
+of the directory. What exists already stays and is named, unless --in-place is given: then only what differs is written, \
+and nothing is removed.
 
-What exists already stays and is named, unless --in-place is given: then only what differs is written, and nothing is \
-removed.")]
+A database: `holdfast restore SNAP --database NAME --into 'host=db1 dbname=NAME'`. The database is created if it is missing, \
+and refused if it holds anything. Roles and tablespaces that the server lacks are created before (--globals). What could \
+not be restored is listed, and the exit code is 3.")]
+#[command(group = clap::ArgGroup::new("where").args(["target", "into"]).required(true))]
 pub(super) struct Restore {
     /// A snapshot, or a file or directory in it
     #[arg(value_name = "SNAP[:PATH]")]
     pub(super) place: String,
-    /// The directory; it is created if it is missing
+    /// The directory that files are restored into; it is created if it is missing
     #[arg(long, short, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub(super) target: PathBuf,
-    /// Only what matches this gitignore pattern, below what is restored; may be given several times
-    #[arg(long, short, value_name = "PATTERN")]
-    pub(super) include: Vec<String>,
-    /// Leave out what matches this gitignore pattern
-    #[arg(long, short, value_name = "PATTERN")]
-    pub(super) exclude: Vec<String>,
-    /// Replace files in the directory that differ from the archived ones
-    #[arg(long)]
-    pub(super) in_place: bool,
-    /// Whose files they become [default: names for root, leave for others]
-    #[arg(long, value_enum, value_name = "WHOSE")]
-    pub(super) owner: Option<Owner>,
-    /// Also create devices
-    #[arg(long)]
-    pub(super) devices: bool,
-    /// Threads [default: one for each core]
+    pub(super) target: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) files: RestoreFiles,
+    #[command(flatten)]
+    pub(super) database: RestoreDatabase,
+    /// Threads, or connections to the server [default: one for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(super) workers: Option<u32>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "Files")]
+pub(super) struct RestoreFiles {
+    /// Only what matches this gitignore pattern, below what is restored; may be given several times
+    #[arg(long, short, value_name = "PATTERN", conflicts_with = "into")]
+    pub(super) include: Vec<String>,
+    /// Leave out what matches this gitignore pattern
+    #[arg(long, short, value_name = "PATTERN", conflicts_with = "into")]
+    pub(super) exclude: Vec<String>,
+    /// Replace files in the directory that differ from the archived ones
+    #[arg(long, conflicts_with = "into")]
+    pub(super) in_place: bool,
+    /// Whose files they become [default: names for root, leave for others]
+    #[arg(long, value_enum, value_name = "WHOSE", conflicts_with = "into")]
+    pub(super) owner: Option<Owner>,
+    /// Also create devices
+    #[arg(long, conflicts_with = "into")]
+    pub(super) devices: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "A database")]
+pub(super) struct RestoreDatabase {
+    /// The database of the snapshot [default: the one that --into names]
+    #[arg(long, short, value_name = "NAME", requires = "into")]
+    pub(super) database: Option<String>,
+    /// Server and name that it gets, as libpq is told of it: 'host=db2 dbname=app'
+    #[arg(long, value_name = "CONNINFO")]
+    pub(super) into: Option<String>,
+    /// Which roles and tablespaces are brought along
+    #[arg(long, value_enum, value_name = "WHICH", default_value_t = Globals::Missing, requires = "into")]
+    pub(super) globals: Globals,
+    /// Everything belongs to the connected role
+    #[arg(long, requires = "into")]
+    pub(super) no_owner: bool,
+    /// No GRANT and REVOKE
+    #[arg(long, requires = "into")]
+    pub(super) no_privileges: bool,
+    /// Everything goes to the default tablespace
+    #[arg(long, requires = "into")]
+    pub(super) no_tablespaces: bool,
+    /// Stop at the first thing that can't be restored
+    #[arg(long, requires = "into")]
+    pub(super) stop_on_error: bool,
+    /// Read all rows back and compare them with the archive
+    #[arg(long, requires = "into")]
+    pub(super) check: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Globals {
+    /// Those that the server lacks
+    Missing,
+    /// None
+    None,
+    /// All; attributes and passwords of existing roles become the archived ones
+    All,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

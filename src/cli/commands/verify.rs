@@ -1,12 +1,14 @@
 //! `verify`.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use holdfast::ops::verify::{
-    Depth, Finding, FindingKind, VerifyOptions, VerifySummary, verify, without_key,
+    AgainstOptions, Depth, DifferenceKind, Finding, FindingKind, VerifyOptions, VerifySummary,
+    against, verify, without_key,
 };
 use holdfast::stats::Stats;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Context, code};
 use crate::cli::args::Verify;
@@ -16,6 +18,64 @@ use crate::cli::progress::{self, Progress, Sample};
 
 /// Looks for damage.
 pub(super) fn run(context: &Context<'_>, args: &Verify) -> anyhow::Result<u8> {
+    match &args.against {
+        Some(directory) => compare(context, args, directory),
+        None => look(context, args),
+    }
+}
+
+/// Compares a directory with a snapshot.
+fn compare(context: &Context<'_>, args: &Verify, directory: &Path) -> anyhow::Result<u8> {
+    let opened = context.repository()?;
+    let options = AgainstOptions {
+        ownership: super::restore::ownership(args.owner),
+        threads: args.workers.and_then(|number| usize::try_from(number).ok()),
+    };
+    let stats = Arc::new(Stats::default());
+    let interrupt = context.interrupt();
+    let output = Mutex::new(Output::new(context.global.json));
+    let progress = Progress::start(context.global, &stats, sample);
+    let found = against(
+        &opened.repository,
+        args.snapshot.as_deref().unwrap_or("latest"),
+        directory,
+        &options,
+        &stats,
+        &interrupt,
+        &|difference| {
+            let word = match difference.kind {
+                DifferenceKind::Differs => "differs",
+                DifferenceKind::Damaged => "damaged",
+            };
+            let fields = json!({"path": difference.path, "what": difference.what});
+            print(&output, word, &fields, &difference.to_string());
+        },
+    );
+    drop(progress);
+    let found = found?;
+    let mut output = output.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if output.is_json() {
+        super::summary(&mut output, &opened, &found)?;
+    } else {
+        let elapsed = std::time::Duration::try_from_secs_f64(found.seconds).unwrap_or_default();
+        output.line(format!(
+            "compared {}, {} and {} others, {} read, {}",
+            output::counted(found.files, "file", "files"),
+            output::counted(found.directories, "directory", "directories"),
+            output::count(found.others),
+            output::bytes(found.bytes_read),
+            output::duration(elapsed)
+        ))?;
+        output.line(match found.differences + found.damaged {
+            0 => "no difference".to_owned(),
+            number => output::counted(number, "difference", "differences"),
+        })?;
+    }
+    output.flush()?;
+    Ok(code(opened.damaged || found.exit_code() == 4, false))
+}
+
+fn look(context: &Context<'_>, args: &Verify) -> anyhow::Result<u8> {
     let threads = args.workers.and_then(|number| usize::try_from(number).ok());
     let stats = Arc::new(Stats::default());
     let output = Mutex::new(Output::new(context.global.json));
@@ -68,34 +128,24 @@ fn sample(stats: &Stats) -> Sample {
     }
 }
 
-/// Damage goes to stdout: it is what the command is for.
 fn tell(output: &Mutex<Output>, finding: &Finding) {
-    let mut output = output.lock().unwrap_or_else(PoisonError::into_inner);
-    let told = if output.is_json() {
-        let word = match finding.kind {
-            FindingKind::Damaged => "damaged",
-            FindingKind::Affected => "affected",
-            FindingKind::Note => "note",
-        };
-        let fields = json!({"object": finding.object, "path": finding.path, "what": finding.what});
-        output.message(word, &fields)
-    } else {
-        match finding.kind {
-            FindingKind::Note => {
-                progress::note(&finding.to_string());
-                Ok(())
-            }
-            FindingKind::Damaged => progress::suspended(|| {
-                output.line(format!("DAMAGED {finding}"))?;
-                output.flush()
-            }),
-            FindingKind::Affected => progress::suspended(|| {
-                output.line(format!("LOST    {finding}"))?;
-                output.flush()
-            }),
-        }
+    let (word, mark) = match finding.kind {
+        FindingKind::Damaged => ("damaged", "DAMAGED"),
+        FindingKind::Affected => ("affected", "LOST   "),
+        FindingKind::Note => ("note", "note   "),
     };
-    if let Err(error) = told {
+    let fields = json!({"object": finding.object, "path": finding.path, "what": finding.what});
+    print(output, word, &fields, &format!("{mark} {finding}"));
+}
+
+/// What is found goes to stdout at once: it is what the command is for.
+fn print(output: &Mutex<Output>, message_type: &str, fields: &Value, line: &str) {
+    let mut output = output.lock().unwrap_or_else(PoisonError::into_inner);
+    let printed = match output.is_json() {
+        true => output.message(message_type, fields),
+        false => progress::suspended(|| output.line(line).and_then(|()| output.flush())),
+    };
+    if let Err(error) = printed {
         // The summary fails too, and ends the command.
         tracing::debug!("{error}");
     }

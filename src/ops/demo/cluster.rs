@@ -16,6 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::error::{Error, Result};
 use crate::source::postgres::{ConnInfo, ConnectOptions, Connector, PgError, PgSession};
+use crate::target::postgres::RestoreTarget;
 
 /// The port in the name of the socket; nothing listens on the network.
 const PORT: u16 = 5432;
@@ -189,11 +190,22 @@ impl Cluster {
 
     /// Connects to a database.
     pub(super) fn connect(&self, database: &str) -> Result<PgSession> {
-        let connect = || -> Result<PgSession, PgError> {
-            let settings = ConnInfo::parse(&self.conninfo(database))?.resolve(&|_| None)?;
-            Connector::new(settings).connect(&ConnectOptions::default())
-        };
-        connect().map_err(|error| Error::Message(error.to_string()))
+        let connected = self
+            .connector(database)
+            .and_then(|connector| connector.connect(&ConnectOptions::default()));
+        connected.map_err(|error| Error::Message(error.to_string()))
+    }
+
+    /// This server as the target of a restore.
+    pub(super) fn target(&self, database: &str) -> Result<RestoreTarget> {
+        let connector = self.connector(database);
+        let connector = connector.map_err(|error| Error::Message(error.to_string()))?;
+        Ok(RestoreTarget::with_name(connector, database))
+    }
+
+    fn connector(&self, database: &str) -> Result<Connector, PgError> {
+        let info = ConnInfo::parse(&self.conninfo(database))?;
+        Ok(Connector::new(info.resolve(&|_| None)?))
     }
 
     fn wait_until_ready(mut self) -> Result<Self> {

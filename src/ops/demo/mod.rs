@@ -23,11 +23,15 @@ use self::cluster::{Cluster, Programs, Servers};
 use crate::backend::open_url;
 use crate::crypto::{Secret32, SystemRandom};
 use crate::error::{Error, Result};
+use crate::ops::archive::{DatabaseRestoreOptions, restore_database};
 use crate::ops::backup::{BackupOptions, BackupSummary, Environment, Interrupt, backup};
 use crate::ops::init::{FirstKey, InitOptions, init};
+use crate::ops::restore::{RestoreOptions, restore};
+use crate::ops::verify::{Depth, FindingKind, VerifyOptions, VerifySummary, verify};
 use crate::site::SiteFile;
 use crate::stats::Stats;
 use crate::store::{Ambient, Repository};
+use crate::target::files::Ownership;
 
 /// Where Debian and its kin keep one folder for each version of the server.
 const VERSION_FOLDERS: &str = "/usr/lib/postgresql";
@@ -95,6 +99,44 @@ pub enum DemoEvent {
     DayPassed(DayPassed),
     /// A snapshot was made.
     BackedUp(BackedUp),
+    /// Every byte was verified.
+    Verified(VerifySummary),
+    /// The share was restored and compared.
+    FilesCompared(FilesCompared),
+    /// A database was restored into the other server and compared.
+    DatabaseCompared(DatabaseCompared),
+}
+
+/// A restored share beside the original.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct FilesCompared {
+    /// Names that were compared: content, owner, permissions, times, links.
+    pub entries: u64,
+    /// Bytes that were compared.
+    pub bytes: u64,
+    /// What differs.
+    pub differences: Vec<String>,
+    /// How long the restore took.
+    #[serde(serialize_with = "seconds")]
+    pub seconds: Duration,
+}
+
+/// A restored database beside the original.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct DatabaseCompared {
+    /// Its name.
+    pub name: String,
+    /// Tables.
+    pub tables: u64,
+    /// Rows that were compared.
+    pub rows: u64,
+    /// Sequences, large objects, indexes, constraints, owners and rights that were compared.
+    pub others: u64,
+    /// What differs.
+    pub differences: Vec<String>,
+    /// How long the restore took.
+    #[serde(serialize_with = "seconds")]
+    pub seconds: Duration,
 }
 
 /// The sample site.
@@ -179,7 +221,6 @@ pub struct DemoSummary {
 /// Runs the demo.
 pub fn demo(
     options: &DemoOptions,
-    stats: &Arc<Stats>,
     interrupt: &Interrupt,
     cleanup: &DemoCleanup,
     tell: &mut dyn FnMut(&DemoEvent),
@@ -189,7 +230,6 @@ pub fn demo(
     let scratch = scratch(options, cleanup)?;
     let mut stage = Stage {
         options,
-        stats,
         interrupt,
         folder: scratch.path().to_owned(),
         tell,
@@ -230,7 +270,6 @@ fn scratch(options: &DemoOptions, cleanup: &DemoCleanup) -> Result<TempDir> {
 /// What every step needs.
 struct Stage<'a> {
     options: &'a DemoOptions,
-    stats: &'a Arc<Stats>,
     interrupt: &'a Interrupt,
     folder: PathBuf,
     tell: &'a mut dyn FnMut(&DemoEvent),
@@ -240,7 +279,7 @@ struct Stage<'a> {
 impl Stage<'_> {
     fn play(&mut self, programs: &Programs, servers: &Servers) -> Result<()> {
         self.begin("starting two private PostgreSQL servers")?;
-        let (site, _elsewhere) = self.start_servers(programs, servers)?;
+        let (site, elsewhere) = self.start_servers(programs, servers)?;
         self.begin("making a sample site")?;
         let rows = self.make_site(&site)?;
         let repository = self.make_repository()?;
@@ -249,7 +288,15 @@ impl Stage<'_> {
         self.begin("a day passes")?;
         self.pass_a_day(&site, rows)?;
         self.begin("second backup")?;
-        self.back_up(&repository, &site)?;
+        let snapshot = self.back_up(&repository, &site)?;
+        self.begin("verifying every byte")?;
+        self.verify(&repository)?;
+        self.begin("restoring the share elsewhere and comparing it")?;
+        self.restore_share(&repository, &snapshot)?;
+        self.begin("restoring the databases into another server and comparing them")?;
+        for (name, _) in sample::DATABASES {
+            self.restore_database(&repository, &snapshot, name, (&site, &elsewhere))?;
+        }
         Ok(())
     }
 
@@ -384,6 +431,122 @@ impl Stage<'_> {
         };
         (self.tell)(&DemoEvent::DayPassed(passed));
         Ok(())
+    }
+}
+
+/// Verification, restores and comparisons.
+impl Stage<'_> {
+    fn verify(&mut self, repository: &Arc<Repository>) -> Result<()> {
+        let options = VerifyOptions {
+            depth: Depth::EndToEnd,
+            ..VerifyOptions::default()
+        };
+        let found = Mutex::new(Vec::new());
+        let stats = Arc::new(Stats::default());
+        let summary = verify(repository, &options, &stats, self.interrupt, &|finding| {
+            keep(&found, finding.kind != FindingKind::Note, finding);
+        })?;
+        self.differences
+            .extend(found.into_inner().unwrap_or_else(PoisonError::into_inner));
+        (self.tell)(&DemoEvent::Verified(summary));
+        Ok(())
+    }
+
+    fn restore_share(&mut self, repository: &Arc<Repository>, snapshot: &str) -> Result<()> {
+        let begun = Instant::now();
+        let target = self.folder.join("restored-share");
+        let options = RestoreOptions {
+            ownership: match rustix::process::geteuid().is_root() {
+                true => Ownership::ByName,
+                false => Ownership::Leave,
+            },
+            ..RestoreOptions::default()
+        };
+        let troubles = Mutex::new(Vec::new());
+        let stats = Arc::new(Stats::default());
+        let place = format!("{snapshot}:shares/QlikShare");
+        restore(
+            repository,
+            &place,
+            &target,
+            &options,
+            &stats,
+            self.interrupt,
+            &|trouble| keep(&troubles, true, trouble),
+        )?;
+        let seconds = begun.elapsed();
+        let compared = compare::trees(&self.share(), &target)?;
+        let mut differences = troubles
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        differences.extend(compared.differences);
+        self.differences.extend(differences.iter().cloned());
+        (self.tell)(&DemoEvent::FilesCompared(FilesCompared {
+            entries: compared.entries,
+            bytes: compared.bytes,
+            differences,
+            seconds,
+        }));
+        Ok(())
+    }
+
+    fn restore_database(
+        &mut self,
+        repository: &Arc<Repository>,
+        snapshot: &str,
+        name: &str,
+        (site, elsewhere): (&Cluster, &Cluster),
+    ) -> Result<()> {
+        if self.interrupt.is_set() {
+            return Err(Error::Interrupted);
+        }
+        let begun = Instant::now();
+        let target = elsewhere.target(name)?;
+        let options = DatabaseRestoreOptions {
+            jobs: std::thread::available_parallelism().map_or(2, usize::from),
+            ..DatabaseRestoreOptions::default()
+        };
+        let troubles = Mutex::new(Vec::new());
+        let stats = Arc::new(Stats::default());
+        let summary = restore_database(
+            repository,
+            snapshot,
+            name,
+            &target,
+            &options,
+            &stats,
+            self.interrupt,
+            &|trouble| keep(&troubles, true, trouble),
+        )?;
+        let seconds = begun.elapsed();
+        let original = compare::database(&mut site.connect(name)?)?;
+        let restored = compare::database(&mut elsewhere.connect(name)?)?;
+        let mut differences = troubles
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        let failures = summary.report.failures.iter();
+        differences.extend(failures.map(|f| format!("{}: {}", f.object, f.reason)));
+        differences.extend(original.differences(&restored));
+        let named = differences.iter().map(|text| format!("{name}: {text}"));
+        self.differences.extend(named);
+        let parts = u64::try_from(original.parts.len()).unwrap_or(u64::MAX);
+        (self.tell)(&DemoEvent::DatabaseCompared(DatabaseCompared {
+            name: name.to_owned(),
+            tables: original.tables,
+            rows: original.rows,
+            others: parts.saturating_sub(original.tables),
+            differences,
+            seconds,
+        }));
+        Ok(())
+    }
+}
+
+/// Keeps what an operation says from several threads.
+fn keep(said: &Mutex<Vec<String>>, wanted: bool, text: &dyn std::fmt::Display) {
+    if wanted {
+        let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.push(text.to_string());
     }
 }
 
