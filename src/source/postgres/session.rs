@@ -332,12 +332,15 @@ impl PgSession {
         }
     }
 
-    /// Runs a request after a look at what has arrived meanwhile: the last words of a server must be read
-    /// before a write to the closed connection hides them.
+    /// Runs a request between two looks at the connection. Before it, the last words of a server must be read,
+    /// which a write to the closed connection would hide. After it, the message that drops a prepared statement
+    /// must go out, because it would be such a write before the next request.
     fn run<T>(&self, request: impl Future<Output = T>) -> T {
         self.runtime.block_on(async {
             tokio::task::yield_now().await;
-            request.await
+            let answer = request.await;
+            tokio::task::yield_now().await;
+            answer
         })
     }
 
