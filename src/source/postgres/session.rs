@@ -334,7 +334,7 @@ impl PgSession {
 
     /// Runs a request between two looks at the connection. Before it, the last words of a server must be read,
     /// which a write to the closed connection would hide. After it, the message that drops a prepared statement
-    /// must go out, because it would be such a write before the next request.
+    /// must go out, because it would be such a write before the next request (rows that live on keep theirs).
     fn run<T>(&self, request: impl Future<Output = T>) -> T {
         self.runtime.block_on(async {
             tokio::task::yield_now().await;
