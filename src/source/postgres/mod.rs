@@ -11,6 +11,7 @@
 //! | `passfile`, `service` | the two files of libpq |
 //! | [`tls`] | what rustls is told for each `sslmode` |
 //! | [`connect`] | hosts, tries and time-outs; [`Connector`] |
+//! | [`profile`] | the settings of a session |
 //! | [`session`] | [`PgSession`], the blocking facade |
 //! | [`child`] | the environment of a `pg_dump` child |
 //! | [`pgtools`] | which `pg_dump` fits a server |
@@ -48,18 +49,18 @@ pub mod error;
 mod keywords;
 mod passfile;
 pub mod pgtools;
+pub mod profile;
 mod service;
 pub mod session;
 pub mod settings;
 pub mod tls;
 
 pub use child::ChildEnvironment;
-pub use connect::{
-    ConnectOptions, Connector, Endpoint, EndpointAddress, RetryPolicy, SessionProfile,
-};
+pub use connect::{ConnectOptions, Connector, Endpoint, EndpointAddress, RetryPolicy};
 pub use conninfo::{ConnInfo, ConnInfoError};
 pub use dump::{DatabaseSource, DumpOptions, OpenDatabase, open_snapshots, stream_databases};
 pub use error::{Attempt, PgError, ServerError};
 pub use pgtools::{PgTool, ToolError, find_tool};
+pub use profile::SessionProfile;
 pub use session::{CancelHandle, PgSession};
 pub use settings::{ConnSettings, HostSpec, SslMode, TargetSessionAttrs};
