@@ -13,6 +13,7 @@
 //! | [`connect`] | hosts, tries and time-outs; [`Connector`] |
 //! | [`profile`] | the settings of a session |
 //! | [`session`] | [`PgSession`], the blocking facade |
+//! | [`cancel`] | ends a statement from another thread |
 //! | [`child`] | the environment of a `pg_dump` child |
 //! | [`pgtools`] | which `pg_dump` fits a server |
 //! | [`dump`] | the dump itself: snapshots, schema, rows, large objects |
@@ -41,6 +42,7 @@
 //! **Threads**: a [`PgSession`] belongs to one thread at a time and runs its own current-thread runtime,
 //! so none of its methods may be called from asynchronous code. [`CancelHandle`] may be used from any thread.
 
+pub mod cancel;
 pub mod child;
 pub mod connect;
 pub mod conninfo;
@@ -55,6 +57,7 @@ pub mod session;
 pub mod settings;
 pub mod tls;
 
+pub use cancel::CancelHandle;
 pub use child::ChildEnvironment;
 pub use connect::{ConnectOptions, Connector, Endpoint, EndpointAddress, RetryPolicy};
 pub use conninfo::{ConnInfo, ConnInfoError};
@@ -62,5 +65,5 @@ pub use dump::{DatabaseSource, DumpOptions, OpenDatabase, open_snapshots, stream
 pub use error::{Attempt, PgError, ServerError};
 pub use pgtools::{PgTool, ToolError, find_tool};
 pub use profile::SessionProfile;
-pub use session::{CancelHandle, PgSession};
+pub use session::PgSession;
 pub use settings::{ConnSettings, HostSpec, SslMode, TargetSessionAttrs};
