@@ -4,6 +4,7 @@ pub mod archive;
 pub mod backup;
 pub mod browse;
 pub mod cat;
+pub mod dated;
 pub mod demo;
 pub mod diff;
 pub mod export;
