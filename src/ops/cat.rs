@@ -61,11 +61,10 @@ fn refuse_what_has_no_bytes(opened: &Opened) -> Result<()> {
     match opened.node.kind {
         NodeKind::File => Ok(()),
         NodeKind::Directory => {
-            for node in Nodes::new(opened.reader.clone(), &opened.node.content) {
-                if node?.table.is_some() {
-                    return Ok(());
-                }
-                break;
+            let mut nodes = Nodes::new(opened.reader.clone(), &opened.node.content);
+            let first = nodes.next().transpose()?;
+            if first.is_some_and(|node| node.table.is_some()) {
+                return Ok(());
             }
             let text = format!("{named}/ is a directory; `holdfast ls` shows what it holds");
             Err(Error::Message(text))

@@ -235,9 +235,7 @@ fn packs(backend: &Memory) -> Vec<(ObjectName, usize)> {
     let packs = contents
         .iter()
         .filter(|(name, _)| name.kind() == ObjectKind::Pack);
-    packs
-        .map(|(name, bytes)| (name.clone(), bytes.len()))
-        .collect()
+    packs.map(|(name, bytes)| (*name, bytes.len())).collect()
 }
 
 #[test]
@@ -365,7 +363,7 @@ fn statistics_add_up() {
     };
     let stored: usize = backend.contents().values().map(bytes::Bytes::len).sum();
     assert_eq!(whole.repository_bytes, stored as u64);
-    assert_eq!(whole.packs as usize, packs(&backend).len());
+    assert_eq!(whole.packs, packs(&backend).len() as u64);
     assert_eq!(whole.snapshots, 2);
     assert!(whole.dedup_ratio > 2.5, "{whole:?}");
     assert!(whole.compression_ratio > 1.0, "{whole:?}");
@@ -769,4 +767,92 @@ fn an_output_appears_whole_or_not_at_all() {
         }
         Ok(summary) => assert_eq!((summary.damaged, summary.files), (1, 0)),
     }
+}
+
+/// Backs up a site with two shares and certificates.
+fn back_up_site(repository: &Arc<Repository>, root: &Path) {
+    use super::backup::{BackupOptions, Interrupt, backup};
+    sample_tree(&root.join("share/Apps"));
+    std::fs::create_dir_all(root.join("share/StaticContent")).unwrap();
+    std::fs::write(root.join("share/StaticContent/x.js"), b"js").unwrap();
+    std::fs::create_dir_all(root.join("etc/certs")).unwrap();
+    std::fs::write(root.join("etc/certs/root.pem"), b"a certificate").unwrap();
+    std::fs::write(root.join("etc/certs/server.pem"), b"another").unwrap();
+    std::fs::write(root.join("etc/app.conf"), b"setting").unwrap();
+    let text = format!(
+        "[site]\nname = \"qlik\"\n\
+         [repository]\nurl = \"/nowhere\"\n\
+         [[share]]\nname = \"Apps\"\npath = \"{0}/share/Apps\"\n\
+         [[share]]\nname = \"StaticContent\"\npath = \"{0}/share/StaticContent\"\n\
+         [[files]]\nname = \"config\"\nlists = [\"{0}/list\"]\n\
+         [[certificates]]\nname = \"qlik\"\npaths = [\"{0}/etc/certs/*.pem\"]\n",
+        root.display()
+    );
+    std::fs::write(
+        root.join("list"),
+        format!("{}/etc/app.conf\n", root.display()),
+    )
+    .unwrap();
+    let site = crate::site::SiteFile::parse(&text, &root.join("site.toml")).unwrap();
+    let mut options = BackupOptions::new("host");
+    options.site = Some(Arc::new(site));
+    options.workers = Some(2);
+    let stats = Arc::new(crate::stats::Stats::default());
+    let summary = backup(repository, &options, &stats, &Interrupt::default()).unwrap();
+    assert!(summary.complete, "{:?}", summary.components);
+}
+
+#[test]
+fn the_folder_appears_whole_or_not_at_all() {
+    use super::backup::Interrupt;
+    use super::dated::{DatedOptions, export_dated};
+    let (_, repository) = repository();
+    let root = tempfile::tempdir().unwrap();
+    back_up_site(&repository, root.path());
+    let out = tempfile::tempdir().unwrap();
+    let options = DatedOptions {
+        snapshot: "latest".into(),
+        target: out.path().join("QSBackup"),
+        zone: jiff::tz::TimeZone::UTC,
+        restore: crate::target::files::RestoreOptions::default(),
+    };
+    let interrupt = Interrupt::default();
+    interrupt.set();
+    let stopped = export_dated(&repository, &options, &interrupt, &mut no_damage).unwrap_err();
+    assert_eq!(stopped.exit_code(), 130);
+    assert_eq!(std::fs::read_dir(&options.target).unwrap().count(), 0);
+
+    let run = || export_dated(&repository, &options, &Interrupt::default(), &mut no_damage);
+    let summary = run().unwrap();
+    assert_eq!(
+        (summary.failed, summary.damaged),
+        (0, 0),
+        "{:?}",
+        summary.failures
+    );
+    let mut left_out = summary.left_out.clone();
+    left_out.sort();
+    assert_eq!(left_out, ["files config", "site site.toml"]);
+    let folder = &summary.folder;
+    assert_eq!(folder.parent(), Some(options.target.as_path()));
+    let apps = facts(&root.path().join("share/Apps"));
+    let difference: Vec<_> = facts(&folder.join("QlikShare/Apps"))
+        .symmetric_difference(&apps)
+        .cloned()
+        .collect();
+    assert!(difference.is_empty(), "{difference:#?}");
+    let read = |path: &str| std::fs::read(folder.join(path)).unwrap();
+    assert_eq!(read("QlikShare/StaticContent/x.js"), b"js");
+    assert_eq!(read("Certificates/root.pem"), b"a certificate");
+    assert_eq!(read("Certificates/server.pem"), b"another");
+    let mut tops: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    tops.sort();
+    assert_eq!(tops, ["Certificates", "Database", "QlikShare"]);
+    assert_eq!(std::fs::read_dir(&options.target).unwrap().count(), 1);
+    let refused = run().unwrap_err();
+    assert_eq!(refused.exit_code(), 1);
+    assert_eq!(std::fs::read_dir(&options.target).unwrap().count(), 1);
 }

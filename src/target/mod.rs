@@ -1,5 +1,6 @@
 //! Where restored bytes go.
 
+pub mod dated;
 pub mod files;
 pub mod postgres;
 pub mod tar;

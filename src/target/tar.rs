@@ -27,7 +27,7 @@ const BUFFER: usize = 1 << 20;
 const SHORT_NUMBER_MAX: u64 = 0o7_777_777;
 /// Largest number in a header's field of twelve: eleven octal digits.
 const LONG_NUMBER_MAX: u64 = 0o77_777_777_777;
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// How the archive is compressed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -358,9 +358,9 @@ mod tests {
         };
         check(1, "9 path=x\n");
         check(2, "11 path=xx\n");
-        check(91, "100 path=");
+        check(91, "101 path=");
         check(90, "99 path=");
-        check(984, "995 ");
+        check(984, "994 ");
     }
 
     #[test]

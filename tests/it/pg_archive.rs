@@ -1,15 +1,18 @@
 //! An archived database in memory, made by `pg_dump` and COPY: what the restore reads in tests, so that they need no repository.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use holdfast::error::{Error, Result};
 use holdfast::format::database::{DatabaseInfo, SequenceState, TableInfo};
-use holdfast::format::large_object::LargeObjectInfo;
+use holdfast::format::large_object::{LargeObjectInfo, METADATA_NAME, PageReader};
+use holdfast::format::path_encoding::encode_name;
 use holdfast::source::postgres::{ConnectOptions, Connector, PgError, PgSession};
+use holdfast::store::StoreError;
 use holdfast::target::postgres::check::RowSum;
 use holdfast::target::postgres::{DatabaseArchive, LargeObjectPage};
 
+use crate::archive::Archive;
 use crate::pg_cluster::{Cluster, settings};
 
 /// Tables whose rows belong to an archive, as `pg_dump` chooses them.
@@ -60,6 +63,8 @@ pub(crate) struct MemoryArchive {
     pub(crate) objects: Vec<LargeObjectInfo>,
     pub(crate) pages: Vec<(u32, u64, Vec<u8>)>,
     pub(crate) globals: Option<Vec<u8>>,
+    /// Parts whose second half cannot be read.
+    pub(crate) damaged: BTreeSet<PartKey>,
 }
 
 impl DatabaseArchive for MemoryArchive {
@@ -82,6 +87,10 @@ impl DatabaseArchive for MemoryArchive {
             .parts
             .get(&key)
             .ok_or_else(|| Error::Message(format!("no part {key:?}")))?;
+        if self.damaged.contains(&key) {
+            sink(&bytes[..bytes.len() / 2])?;
+            return Err(StoreError::damaged("pack 1", "its hash is not its name").into());
+        }
         bytes.chunks(1000).try_for_each(sink)
     }
 
@@ -137,6 +146,54 @@ impl MemoryArchive {
         archive.rows(&mut session);
         archive.sequences(&mut session);
         archive.objects(&mut session);
+        archive
+    }
+
+    /// What a source has put into the sink.
+    pub(crate) fn from_tree(tree: &Archive, dbname: &str) -> Self {
+        let text = |name: &[u8]| String::from_utf8(encode_name(name)).expect("UTF-8");
+        let folder = format!("databases/{}", text(dbname.as_bytes()));
+        let info: DatabaseInfo =
+            serde_json::from_slice(tree.bytes(&format!("{folder}/database.json"))).expect("JSON");
+        let mut archive = Self {
+            schema: tree.bytes(&format!("{folder}/schema.dump")).to_vec(),
+            globals: tree
+                .files
+                .get(&format!("clusters/{}/globals.sql", info.cluster))
+                .map(|(_, bytes)| bytes.clone()),
+            info,
+            ..Self::default()
+        };
+        for table in &archive.info.tables {
+            let tables = format!(
+                "{folder}/tables/{}/{}",
+                text(table.schema.as_bytes()),
+                text(table.name.as_bytes())
+            );
+            for part in 0..table.parts {
+                let bytes = tree.bytes(&format!("{tables}/{part:06}")).to_vec();
+                archive
+                    .parts
+                    .insert((table.schema.clone(), table.name.clone(), part), bytes);
+            }
+        }
+        for (path, (_, bytes)) in &tree.files {
+            match path.strip_prefix(&format!("{folder}/large-objects/")) {
+                Some(METADATA_NAME) => archive.objects.extend(
+                    bytes
+                        .split(|b| *b == b'\n')
+                        .filter(|line| !line.is_empty())
+                        .map(|line| serde_json::from_slice::<LargeObjectInfo>(line).expect("JSON")),
+                ),
+                Some(_pages) => {
+                    let mut pages = PageReader::new(&bytes[..]);
+                    while let Some((oid, offset, data)) = pages.next_page().expect("a page") {
+                        archive.pages.push((oid, offset, data.to_vec()));
+                    }
+                }
+                None => {}
+            }
+        }
         archive
     }
 

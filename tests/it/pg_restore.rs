@@ -12,6 +12,7 @@ use holdfast::target::postgres::{
 
 use crate::pg_archive::{MemoryArchive, schema, secret};
 use crate::pg_cluster::{Cluster, settings};
+use crate::pg_dump::{dump, source_at};
 
 /// A database with one of nearly everything.
 const RICH: &str = r#"
@@ -217,6 +218,34 @@ fn a_database_comes_back_as_it_was() {
         &dumped(&source, "Ri ch"),
         &dumped(&other, "Re ch").replace("Re ch", "Ri ch"),
     );
+}
+
+#[test]
+fn what_the_source_dumped_is_restored() {
+    let (cluster, other) = (Cluster::start(), Cluster::start());
+    for statement in RICH.split_inclusive(";\n") {
+        cluster.sql("postgres", statement);
+    }
+    cluster.sql("'Ri ch'", RICH_INSIDE);
+    let by_two_blocks = source_at(&cluster.conninfo("'Ri ch'"), "Ri ch", |options| {
+        options.range_blocks = 2
+    });
+    let (_outcome, tree) = dump(by_two_blocks);
+    let archive = MemoryArchive::from_tree(&tree, "Ri ch");
+    assert!(
+        archive.info.tables.iter().any(|table| table.parts > 2),
+        "a table has several parts"
+    );
+
+    let checked = RestoreOptions {
+        check: Some(Arc::from([9; 192])),
+        ..options()
+    };
+    let report = restored(&other, "Ri ch", &archive, &checked);
+    assert!(report.is_complete(), "{report:#?}");
+    assert_eq!(report.check.as_ref().expect("checked").rows, report.rows);
+    assert_eq!((report.large_objects, report.roles_created.len()), (3, 2));
+    assert_same(&dumped(&cluster, "Ri ch"), &dumped(&other, "Ri ch"));
 }
 
 #[test]
@@ -491,6 +520,41 @@ fn damaged_and_changed_rows_are_noticed() {
         report.failures[0].reason,
         "1 rows were archived, 0 were taken by the server"
     );
+
+    // A damaged part costs that part: nothing of it is in the table, and the rest is.
+    let mut archive = MemoryArchive::of(&cluster, "d");
+    archive.damaged.insert(part("t", 1));
+    let report = restored(&cluster, "damaged", &archive, &options());
+    assert_eq!(
+        (report.damaged, report.failures.len()),
+        (1, 1),
+        "{:#?}",
+        report.failures
+    );
+    assert_eq!(report.failures[0].object, "rows of public.t, part 1");
+    let lost = archive.parts[&part("t", 1)]
+        .iter()
+        .filter(|b| **b == b'\n')
+        .count() as u64;
+    assert_eq!(
+        report.rows,
+        archive
+            .info
+            .tables
+            .iter()
+            .map(|table| table.rows)
+            .sum::<u64>()
+            - lost
+    );
+    let names: Vec<&str> = report
+        .check
+        .as_ref()
+        .expect("checked")
+        .differences
+        .iter()
+        .map(|d| d.object.as_str())
+        .collect();
+    assert_eq!(names, ["rows of public.t"]);
 
     // A part that cannot be read ends the restore, and nothing of it is in the table.
     let mut archive = MemoryArchive::of(&cluster, "d");

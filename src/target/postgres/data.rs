@@ -18,7 +18,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::archive::DatabaseArchive;
 use super::error::RestoreError;
-use super::report::{Phase, Recorder, TableReport};
+use super::report::{Phase, Recorder, TableReport, is_damage};
 use super::sql::{quote_identifier, quote_literal};
 use crate::error::Error;
 use crate::format::database::{SequenceState, TableInfo};
@@ -103,6 +103,12 @@ impl Queue {
         Some(Unit { table, part })
     }
 
+    /// Nothing more is handed out: a worker met what ends the restore.
+    fn clear(&mut self) {
+        self.waiting.clear();
+        self.parts.iter_mut().for_each(|(next, end)| *next = *end);
+    }
+
     fn left(&self, table: usize) -> u64 {
         let (next, end) = self.parts[table];
         end - next
@@ -134,9 +140,14 @@ impl Load<'_> {
         let queue = Mutex::new(Queue::new(self.tables()));
         let failed = Mutex::new(Vec::new());
         let results: Vec<Result<(), RestoreError>> = thread::scope(|scope| {
-            let workers: Vec<_> = (0..self.jobs.max(1))
-                .map(|_| scope.spawn(|| self.work(&queue, &failed)))
-                .collect();
+            let work = || {
+                let result = self.work(&queue, &failed);
+                if result.is_err() {
+                    queue.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                }
+                result
+            };
+            let workers: Vec<_> = (0..self.jobs.max(1)).map(|_| scope.spawn(work)).collect();
             workers
                 .into_iter()
                 .map(|worker| worker.join().expect("a worker that panics is our bug"))
@@ -181,6 +192,12 @@ impl Load<'_> {
                         .push(Failed { unit, error });
                     session = self.session()?;
                 }
+                // Damage costs the part that it lies in, not the database.
+                Err(RestoreError::Archive(error)) if is_damage(&error) => {
+                    self.recorder
+                        .damaged(Phase::Data, part_label(table, unit.part), &error)?;
+                    session = self.session()?;
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -212,6 +229,11 @@ impl Load<'_> {
                             via_root.insert(own);
                         }
                     }
+                    Err(RestoreError::Archive(error)) if is_damage(&error) => {
+                        let object = part_label(table, before.unit.part);
+                        self.recorder.damaged(Phase::Data, object, &error)?;
+                        session = self.session()?;
+                    }
                     Err(RestoreError::Target(error)) if error.server_error().is_some() => {
                         still.push(Failed {
                             unit: before.unit,
@@ -226,10 +248,7 @@ impl Load<'_> {
         }
         for left in failed {
             let table = &self.tables()[left.unit.table];
-            let object = format!(
-                "rows of {}.{}, part {}",
-                table.schema, table.name, left.unit.part
-            );
+            let object = part_label(table, left.unit.part);
             self.recorder.refused(Phase::Data, object, left.error)?;
         }
         Ok(via_root)
@@ -390,6 +409,10 @@ fn next_piece(receiver: &Receiver<Piece>) -> Result<Option<Bytes>, RestoreError>
             Err(RestoreError::Archive(Error::Stopped))
         }
     }
+}
+
+fn part_label(table: &TableInfo, part: u64) -> String {
+    format!("rows of {}.{}, part {part}", table.schema, table.name)
 }
 
 fn table_report(table: &TableInfo) -> TableReport {

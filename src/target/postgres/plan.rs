@@ -776,6 +776,15 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn options_of_one_minor_release_are_left_out() {
+        let mut table = entry(1, "TABLE", Section::PreData, &[]);
+        table.definition = Some(b"CREATE; ALTER TABLE t ALTER a SET (pg_attver=1);\n".to_vec());
+        let plan = Plan::new(&toc_of(vec![table]), &PlanOptions::default()).unwrap();
+        assert_eq!(sql(&plan.pre_data[0]), ["CREATE;"]);
+        assert_eq!(plan.changed, ["TABLE s.t"]);
+    }
+
+    #[test]
     fn data_of_other_archives_is_named() {
         let plan = Plan::new(
             &toc_of(vec![

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use super::error::RestoreError;
+use crate::error::Error;
 use crate::source::postgres::PgError;
 
 /// What to do when something cannot be restored.
@@ -138,6 +139,8 @@ pub struct RestoreReport {
     pub sequences: u64,
     /// Large objects restored.
     pub large_objects: u64,
+    /// Damage that was met in the archive; damaged parts are among the failures.
+    pub damaged: u64,
     /// What could not be restored, and why.
     pub failures: Vec<Failure>,
     /// What else should be known.
@@ -161,6 +164,11 @@ impl RestoreReport {
                 .as_ref()
                 .is_none_or(|check| check.differences.is_empty())
     }
+}
+
+/// Whether an error of the archive is damage (exit code 4), which costs what it lies in, and not a reason to stop.
+pub(crate) fn is_damage(error: &Error) -> bool {
+    error.exit_code() == 4
 }
 
 /// Gathers the report from all workers.
@@ -228,6 +236,23 @@ impl Recorder {
             Some(server) => self.fail(phase, object, server.to_string(), Some(&server.code)),
             None => Err(error.into()),
         }
+    }
+
+    /// Notes that the archive itself is damaged there.
+    pub(crate) fn damaged(
+        &self,
+        phase: Phase,
+        object: impl Into<String>,
+        error: &Error,
+    ) -> Result<(), RestoreError> {
+        self.report().damaged += 1;
+        let mut reason = error.to_string();
+        let mut cause = std::error::Error::source(error);
+        while let Some(next) = cause {
+            reason.push_str(&format!(": {next}"));
+            cause = next.source();
+        }
+        self.fail(phase, object, reason, None)
     }
 
     pub(crate) fn note(&self, note: impl Into<String>) {

@@ -27,7 +27,7 @@ use super::globals::{
 };
 use super::large_objects;
 use super::plan::{Plan, PlanOptions, Step};
-use super::report::{OnError, Phase, Recorder, RestoreReport};
+use super::report::{OnError, Phase, Recorder, RestoreReport, is_damage};
 use super::schedule::Schedule;
 use super::target_database::{
     RestoreTarget, existing_database, existing_globals, extension_versions, offered_extensions,
@@ -427,7 +427,13 @@ impl Restore<'_> {
             )
         });
         let via_root = loaded?;
-        objects?;
+        match objects {
+            Err(RestoreError::Archive(error)) if is_damage(&error) => {
+                self.recorder
+                    .damaged(Phase::LargeObjects, "large objects", &error)?
+            }
+            objects => objects?,
+        }
         let mut session = connector.connect(&ConnectOptions::restore())?;
         set_sequences(&mut session, &info.sequences, self.recorder)?;
         Ok(via_root)
