@@ -28,12 +28,12 @@ use crate::store::chunk_index::{ChunkIndex, Location};
 use crate::store::reader::{ChunkReader, Scratch, missing};
 use crate::store::tree::Chunks;
 
-/// Bytes that a window holds at most, but for a single chunk that is longer.
-pub const WINDOW_BYTES: usize = 64 << 20;
+/// Bytes that a window holds at most, but for a single chunk that is longer. Tests have small ones, so that little data makes many.
+pub const WINDOW_BYTES: usize = if cfg!(test) { 256 << 10 } else { 64 << 20 };
 /// Chunks that a window holds at most.
 pub const WINDOW_CHUNKS: usize = 100_000;
 /// Files that a window holds at most.
-pub const WINDOW_FILES: usize = 10_000;
+pub const WINDOW_FILES: usize = if cfg!(test) { 16 } else { 10_000 };
 
 /// Chunks that could not be read: the position among the wanted ones, and why.
 pub type Failures = Vec<(usize, StoreError)>;
