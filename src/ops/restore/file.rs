@@ -225,12 +225,11 @@ impl Writer<'_, '_> {
             && file.same
             && let Some(existing) = self.existing(file)
             && are_zeros(&existing, file.node.size - hole, hole)?
+            && self.target.adopt_file(&existing, &file.node, &xattrs)?
         {
-            return match self.target.adopt_file(&existing, &file.node, &xattrs)? {
-                true => Ok(true),
-                false => Err(changed(file).into()),
-            };
+            return Ok(true);
         }
+        // Also what may not be touched because it has names elsewhere: it is copied from there and replaced.
         self.begin(file)?;
         if let Some(handle) = file.handle.take() {
             self.target.finish_file(handle, &file.node, &xattrs)?;
