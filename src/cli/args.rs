@@ -2,7 +2,10 @@
 //!
 //! Invariants: no type of this module goes into the library (nothing else names clap).
 
+use std::ffi::OsString;
 use std::path::PathBuf;
+
+use holdfast::format::node::Timestamp;
 
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum, ValueHint};
 
@@ -81,10 +84,33 @@ pub(crate) struct Global {
 pub(super) enum Command {
     /// Create a repository in an empty place
     Init(Init),
+    /// Write a site file, or check one
+    #[command(subcommand)]
+    Site(Site),
     /// Back up a site, paths or databases as one snapshot
     Backup(Backup),
     /// List the snapshots
     Snapshots(Snapshots),
+    /// List what a snapshot holds
+    Ls(Ls),
+    /// Write a file or a table of a snapshot to stdout
+    Cat(Cat),
+    /// Find files in one, several or all snapshots
+    Find(Find),
+    /// Show what changed between two snapshots
+    Diff(Diff),
+    /// Show what a repository or a snapshot takes
+    Stats(Stats),
+    /// Print digests and paths of a snapshot's files, as b3sum --check reads them
+    Manifest(Manifest),
+    /// Restore files, or a database into a server
+    Restore(Restore),
+    /// Write a snapshot or a part of it as a tar archive
+    Export(Export),
+    /// Look for damage
+    Verify(Verify),
+    /// Show what holdfast does on a sample site, and leave nothing behind
+    Demo(Demo),
     /// Print a script that completes commands and flags in a shell
     Completions(Completions),
     /// Print the manual page, or write the pages of all commands
@@ -125,6 +151,39 @@ pub(super) enum Encryption {
     Aes256Gcm,
     /// None: everybody who reaches the repository can read it
     None,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Site {
+    /// Print a commented site file to start from
+    New(SiteNew),
+    /// Reach every source of a site file (--site) and say what would be taken or missed
+    #[command(long_about = "\
+Reach every source of a site file (--site) and say what would be taken or missed.
+
+Every database is connected to: version, rights, what the role can't read, whether there is a pg_dump that fits. Every \
+share, list and certificate is looked for, and the repository is opened. Nothing is read or changed.
+
+Exit code 1 if something would fail, 3 if something would be left out.")]
+    Check,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct SiteNew {
+    /// The kind of site
+    #[arg(long, default_value = "plain", value_parser = profiles())]
+    pub(super) profile: String,
+}
+
+fn profiles() -> clap::builder::PossibleValuesParser {
+    let value = |profile: &holdfast::site::profiles::Profile| {
+        clap::builder::PossibleValue::new(profile.name).help(profile.summary)
+    };
+    let values: Vec<_> = holdfast::site::profiles::PROFILES
+        .iter()
+        .map(value)
+        .collect();
+    values.into()
 }
 
 #[derive(Debug, ClapArgs)]
@@ -184,6 +243,301 @@ pub(super) struct Snapshots {
     /// Say what each component came to
     #[arg(long, short)]
     pub(super) long: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Ls {
+    /// A snapshot, or a file or directory in it
+    #[arg(value_name = "SNAP[:PATH]")]
+    pub(super) place: OsString,
+    /// Also list what is in directories below
+    #[arg(long, short = 'R')]
+    pub(super) recursive: bool,
+    /// Permissions, owner, size and time of each
+    #[arg(long, short)]
+    pub(super) long: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(long_about = "\
+Write a file of a snapshot to stdout. If PATH is the folder of a table, all its parts are written, one after the other, as \
+COPY gave them. Every byte was checked; at the first damage it ends with exit code 4.")]
+pub(super) struct Cat {
+    /// A file of a snapshot, or the folder of a table
+    #[arg(value_name = "SNAP:PATH")]
+    pub(super) place: OsString,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(long_about = "\
+Find files in one, several or all snapshots.
+
+What is printed, ID:PATH, can be given to cat, ls and restore.")]
+pub(super) struct Find {
+    /// A glob for the name, or for the whole path if it holds a /; any of several
+    #[arg(value_name = "GLOB")]
+    pub(super) patterns: Vec<String>,
+    /// Only in this snapshot; may be given several times [default: in all of them]
+    #[arg(long, short, value_name = "SNAP")]
+    pub(super) snapshot: Vec<String>,
+    /// A glob for the name
+    #[arg(long, value_name = "GLOB")]
+    pub(super) name: Vec<String>,
+    /// A glob for the whole path; * also stands for /
+    #[arg(long, value_name = "GLOB")]
+    pub(super) path: Vec<String>,
+    /// Letter case does not matter
+    #[arg(long, short)]
+    pub(super) ignore_case: bool,
+    /// Modified after this time: 2026-11-20, '2026-11-20 12:30' (local) or 2026-11-20T12:30:00Z
+    #[arg(long, value_name = "TIME", value_parser = super::output::parse_time)]
+    pub(super) newer: Option<Timestamp>,
+    /// Modified before this time
+    #[arg(long, value_name = "TIME", value_parser = super::output::parse_time)]
+    pub(super) older: Option<Timestamp>,
+    /// Only of this kind
+    #[arg(long = "type", short = 't', value_enum, value_name = "KIND")]
+    pub(super) kind: Vec<Kind>,
+    /// Files of at least this size: 10M
+    #[arg(long, value_name = "SIZE", value_parser = super::output::parse_size)]
+    pub(super) min_size: Option<u64>,
+    /// Files of at most this size
+    #[arg(long, value_name = "SIZE", value_parser = super::output::parse_size)]
+    pub(super) max_size: Option<u64>,
+    /// Permissions, owner, size and time of each
+    #[arg(long, short)]
+    pub(super) long: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Kind {
+    /// Regular files and parts of tables
+    #[value(name = "file", alias = "f")]
+    File,
+    /// Directories
+    #[value(name = "dir", alias = "d")]
+    Directory,
+    /// Symbolic links
+    #[value(name = "symlink", alias = "l")]
+    Symlink,
+    /// Pipes, sockets and devices
+    #[value(name = "special")]
+    Special,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(long_about = "\
+Show what changed between two snapshots, or between two places in them.
+
++ added, - removed, M other content, U only other metadata, T something else stands there now. Tables are compared by their \
+rows, in whatever order they are.")]
+pub(super) struct Diff {
+    /// The older one
+    #[arg(value_name = "SNAP[:PATH]")]
+    pub(super) before: OsString,
+    /// The newer one
+    #[arg(value_name = "SNAP[:PATH]")]
+    pub(super) after: OsString,
+    /// Also say what changed only in its metadata
+    #[arg(long, short)]
+    pub(super) metadata: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(long_about = "\
+Write a snapshot or a part of it as a tar archive, to a file or to stdout.
+
+`holdfast export latest:shares/Apps --format tar.zst -o apps.tar.zst`. An output file appears under its name when it is \
+complete; one that is there is never replaced.")]
+pub(super) struct Export {
+    /// A snapshot, or a file or directory in it
+    #[arg(value_name = "SNAP[:PATH]")]
+    pub(super) place: OsString,
+    /// The form
+    #[arg(long, short, value_enum, default_value_t = Format::Tar)]
+    pub(super) format: Format,
+    /// The file to write, - for stdout
+    #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) output: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// As it is
+    #[value(name = "tar")]
+    Tar,
+    /// Compressed with zstd
+    #[value(name = "tar.zst")]
+    TarZst,
+    /// Compressed with gzip
+    #[value(name = "tar.gz")]
+    TarGz,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(long_about = "\
+Look for damage in the repository.
+
+Without a flag the log, the index, all records and trees are read, and every chunk that a tree names must be in the index and \
+every pack there with its length. --data reads every byte; --end-to-end also puts every file and table together and \
+compares its digest. --against compares a restored directory with the snapshot. --no-key needs no key and only finds out whether every object still has the hash that it is named by.
+
+Every damage has a line of its own. Exit code 4 if there is any.")]
+pub(super) struct Verify {
+    /// Only what this snapshot needs [default: all of them]
+    #[arg(long, value_name = "SNAP")]
+    pub(super) snapshot: Option<String>,
+    /// Only that every object still has the hash that names it
+    #[arg(long, group = "depth", conflicts_with = "snapshot")]
+    pub(super) no_key: bool,
+    /// Every byte of the repository
+    #[arg(long, group = "depth")]
+    pub(super) data: bool,
+    /// Every byte of the repository, and every file and table against its digest
+    #[arg(long, group = "depth")]
+    pub(super) end_to_end: bool,
+    /// Compare this directory with what a restore of --snapshot SNAP[:PATH] [default: latest] would write
+    #[arg(long, group = "depth", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(super) against: Option<PathBuf>,
+    /// Whose files they must be, with --against [default: names for root, leave for others]
+    #[arg(long, value_enum, value_name = "WHOSE", requires = "against")]
+    pub(super) owner: Option<Owner>,
+    /// Threads [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(super) workers: Option<u32>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(long_about = "\
+Restore files into a directory, or a database into a server.
+
+Files: `holdfast restore SNAP[:PATH] --target DIR` puts what is below PATH into the directory, or PATH itself if it is a file; \
+without PATH the whole tree comes, with its top folders, databases as their archived files. Nothing is ever written outside \
+of the directory. What exists already stays and is named, unless --in-place is given: then only what differs is written, \
+and nothing is removed.
+
+A database: `holdfast restore SNAP --database NAME --into 'host=db1 dbname=NAME'`. The database is created if it is missing, \
+and refused if it holds anything. Roles and tablespaces that the server lacks are created before (--globals). What could \
+not be restored is listed, and the exit code is 3.")]
+#[command(group = clap::ArgGroup::new("where").args(["target", "into"]).required(true))]
+pub(super) struct Restore {
+    /// A snapshot, or a file or directory in it
+    #[arg(value_name = "SNAP[:PATH]")]
+    pub(super) place: String,
+    /// The directory that files are restored into; it is created if it is missing
+    #[arg(long, short, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(super) target: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) files: RestoreFiles,
+    #[command(flatten)]
+    pub(super) database: RestoreDatabase,
+    /// Threads, or connections to the server [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(super) workers: Option<u32>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "Files")]
+pub(super) struct RestoreFiles {
+    /// Only what matches this gitignore pattern, below what is restored; may be given several times
+    #[arg(long, short, value_name = "PATTERN", conflicts_with = "into")]
+    pub(super) include: Vec<String>,
+    /// Leave out what matches this gitignore pattern
+    #[arg(long, short, value_name = "PATTERN", conflicts_with = "into")]
+    pub(super) exclude: Vec<String>,
+    /// Replace files in the directory that differ from the archived ones
+    #[arg(long, conflicts_with = "into")]
+    pub(super) in_place: bool,
+    /// Whose files they become [default: names for root, leave for others]
+    #[arg(long, value_enum, value_name = "WHOSE", conflicts_with = "into")]
+    pub(super) owner: Option<Owner>,
+    /// Also create devices
+    #[arg(long, conflicts_with = "into")]
+    pub(super) devices: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "A database")]
+pub(super) struct RestoreDatabase {
+    /// The database of the snapshot [default: the one that --into names]
+    #[arg(long, short, value_name = "NAME", requires = "into")]
+    pub(super) database: Option<String>,
+    /// Server and name that it gets, as libpq is told of it: 'host=db2 dbname=app'
+    #[arg(long, value_name = "CONNINFO")]
+    pub(super) into: Option<String>,
+    /// Which roles and tablespaces are brought along
+    #[arg(long, value_enum, value_name = "WHICH", default_value_t = Globals::Missing, requires = "into")]
+    pub(super) globals: Globals,
+    /// Everything belongs to the connected role
+    #[arg(long, requires = "into")]
+    pub(super) no_owner: bool,
+    /// No GRANT and REVOKE
+    #[arg(long, requires = "into")]
+    pub(super) no_privileges: bool,
+    /// Everything goes to the default tablespace
+    #[arg(long, requires = "into")]
+    pub(super) no_tablespaces: bool,
+    /// Stop at the first thing that can't be restored
+    #[arg(long, requires = "into")]
+    pub(super) stop_on_error: bool,
+    /// Read all rows back and compare them with the archive
+    #[arg(long, requires = "into")]
+    pub(super) check: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Globals {
+    /// Those that the server lacks
+    Missing,
+    /// None
+    None,
+    /// All; attributes and passwords of existing roles become the archived ones
+    All,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Owner {
+    /// The archived names where they exist here, else the archived numbers
+    Names,
+    /// The archived numbers
+    Numbers,
+    /// Whoever restores
+    Leave,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Stats {
+    /// A snapshot to look into [default: the repository]
+    #[arg(value_name = "SNAP")]
+    pub(super) snapshot: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(long_about = "\
+Print digests and paths of a snapshot's files, as b3sum --check reads them.
+
+The paths are those that a restore creates: `holdfast manifest latest | (cd RESTORED && b3sum --check)`. Names that the \
+form can't express are counted on stderr.")]
+pub(super) struct Manifest {
+    /// A snapshot, or a file or directory in it
+    #[arg(value_name = "SNAP[:PATH]")]
+    pub(super) place: OsString,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(long_about = "\
+Show what holdfast does on a sample site, and leave nothing behind.
+
+In a scratch folder below TMPDIR a private PostgreSQL server is started from the installed programs, three databases and a \
+share are made, backed up, changed by 2 %, backed up again, verified end to end, restored elsewhere and compared. No other \
+server, file or setting is touched. It needs the package postgresql.")]
+pub(super) struct Demo {
+    /// Leave the scratch folder behind
+    #[arg(long)]
+    pub(super) keep: bool,
+    /// Files of the sample share
+    #[arg(long, value_name = "N", default_value_t = 3000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(super) files: u32,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -119,9 +119,10 @@ fn exit_code(failure: &anyhow::Error) -> u8 {
 
 fn is_broken_pipe(failure: &anyhow::Error) -> bool {
     failure.chain().any(|cause| {
+        // Nothing else that a command writes to is a pipe; what a server or a child does comes as words.
         cause
-            .downcast_ref::<output::WriteError>()
-            .is_some_and(|error| error.0.kind() == ErrorKind::BrokenPipe)
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
     })
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Invariants: with `--json` every line of stdout is one JSON object whose first field is `message_type` (`it/cli.rs`).
 
-use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
+use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 use std::time::Duration;
 
 use holdfast::format::node::Timestamp;
@@ -17,17 +17,24 @@ pub(super) struct WriteError(#[source] pub(super) io::Error);
 
 /// Stdout of a command.
 pub(super) struct Output {
-    stdout: BufWriter<StdoutLock<'static>>,
+    stdout: BufWriter<Stdout>,
     json: bool,
+    terminal: bool,
 }
 
 impl Output {
     /// Takes stdout.
     pub(super) fn new(json: bool) -> Self {
         Self {
-            stdout: BufWriter::with_capacity(64 << 10, io::stdout().lock()),
+            stdout: BufWriter::with_capacity(64 << 10, io::stdout()),
             json,
+            terminal: io::stdout().is_terminal(),
         }
+    }
+
+    /// Whether a person reads it.
+    pub(super) fn is_terminal(&self) -> bool {
+        self.terminal
     }
 
     /// Whether JSON was asked for.
@@ -218,6 +225,37 @@ pub(super) fn rfc3339(time: Timestamp) -> String {
     }
 }
 
+/// Reads a time: a day, a day and a time (both local), or RFC 3339.
+pub(super) fn parse_time(text: &str) -> Result<Timestamp, String> {
+    let from = |time: jiff::Timestamp| Timestamp {
+        seconds: time.as_second(),
+        nanos: 0,
+    };
+    if let Ok(time) = text.parse::<jiff::Timestamp>() {
+        return Ok(from(time));
+    }
+    let local = |time: jiff::civil::DateTime| time.to_zoned(TimeZone::system());
+    match text.parse::<jiff::civil::DateTime>().map(local) {
+        Ok(Ok(time)) => Ok(from(time.timestamp())),
+        _ => Err("a time looks like 2026-11-20, 2026-11-20T12:30 or 2026-11-20T12:30:00Z".into()),
+    }
+}
+
+/// Names as they are where a program reads them; on a terminal without what would move its cursor.
+pub(super) fn name(bytes: &[u8], terminal: bool) -> Vec<u8> {
+    if !terminal {
+        return bytes.to_vec();
+    }
+    let mut shown = String::new();
+    for c in String::from_utf8_lossy(bytes).chars() {
+        match c.is_control() {
+            true => shown.extend(c.escape_default()),
+            false => shown.push(c),
+        }
+    }
+    shown.into_bytes()
+}
+
 /// Reads a size: `16K`, `16KiB`, `4096`; units are binary.
 pub(super) fn parse_size(text: &str) -> Result<u64, String> {
     let text = text.trim();
@@ -244,6 +282,24 @@ pub(super) fn parse_size(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_read() {
+        let seconds = |text: &str| parse_time(text).map(|time| time.seconds).ok();
+        assert_eq!(seconds("2023-11-14T22:13:20Z"), Some(1_700_000_000));
+        assert_eq!(seconds("2023-11-14T23:13:20+01:00"), Some(1_700_000_000));
+        assert!(seconds("2023-11-14").is_some() && seconds("2023-11-14 12:30").is_some());
+        assert_eq!(seconds("yesterday"), None);
+    }
+
+    #[test]
+    fn names_do_not_move_the_cursor() {
+        assert_eq!(
+            name(b"a\x1b[2Jb\xff", true),
+            "a\\u{1b}[2Jb\u{fffd}".as_bytes()
+        );
+        assert_eq!(name(b"a\x1b\xff", false), b"a\x1b\xff");
+    }
 
     #[test]
     fn sizes_are_short_and_right() {

@@ -35,16 +35,21 @@ pub(super) fn log_writer() -> LogWriter {
 
 impl Write for LogWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let bar = ACTIVE.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*bar {
-            Some(bar) => bar.suspend(|| io::stderr().write_all(bytes))?,
-            None => io::stderr().write_all(bytes)?,
-        }
+        suspended(|| io::stderr().write_all(bytes))?;
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         io::stderr().flush()
+    }
+}
+
+/// Calls `f` while the progress line is not on the terminal.
+pub(super) fn suspended<T>(f: impl FnOnce() -> T) -> T {
+    let bar = ACTIVE.lock().unwrap_or_else(PoisonError::into_inner);
+    match &*bar {
+        Some(bar) => bar.suspend(f),
+        None => f(),
     }
 }
 

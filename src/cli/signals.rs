@@ -23,6 +23,8 @@ struct Shared {
     /// What asks the command to end; none if it has nothing to clean up.
     ask: Option<Box<dyn Fn() + Send>>,
     asked: bool,
+    /// What must not be left behind when the process ends at once.
+    last: Option<Box<dyn Fn() + Send>>,
     /// How the terminal is to be left, while a passphrase is being typed.
     terminal: Option<Termios>,
 }
@@ -56,6 +58,11 @@ impl Signals {
         self.shared().ask = Some(Box::new(ask));
     }
 
+    /// What is called when the process ends at once.
+    pub(super) fn at_last(&self, last: impl Fn() + Send + 'static) {
+        self.shared().last = Some(Box::new(last));
+    }
+
     /// Says how the terminal is to be left if a signal arrives, or that it is as it was.
     pub(super) fn restore_terminal(&self, terminal: Option<Termios>) {
         self.shared().terminal = terminal;
@@ -74,7 +81,12 @@ impl Signals {
         }
         match &shared.ask {
             Some(ask) if !shared.asked => ask(),
-            _ => std::process::exit(EXIT_INTERRUPTED.into()),
+            _ => {
+                if let Some(last) = &shared.last {
+                    last();
+                }
+                std::process::exit(EXIT_INTERRUPTED.into());
+            }
         }
         shared.asked = true;
         super::progress::interrupted();

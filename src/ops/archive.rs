@@ -255,14 +255,12 @@ pub struct DatabaseRestoreSummary {
     /// What was restored and what was not.
     #[serde(flatten)]
     pub report: RestoreReport,
-    /// Damage of the repository that was met on the way.
-    pub damaged: u64,
 }
 
 impl DatabaseRestoreSummary {
     /// 0; 3 if something was not restored, or differs; 4 for damage.
     pub fn exit_code(&self) -> u8 {
-        match (self.damaged, self.report.is_complete()) {
+        match (self.report.damaged, self.report.is_complete()) {
             (0, true) => 0,
             (0, false) => 3,
             _ => 4,
@@ -314,11 +312,12 @@ pub fn restore_database(
         stats: stats.clone(),
         interrupted: interrupt.flag(),
     };
-    let report = restore_into(target, &archive, &options).map_err(restore_error)?;
+    let mut report = restore_into(target, &archive, &options).map_err(restore_error)?;
+    // Damage that was met on the way to the archive counts beside that in it.
+    report.damaged += damaged;
     Ok(DatabaseRestoreSummary {
         snapshot: snapshot.id.to_string(),
         report,
-        damaged,
     })
 }
 

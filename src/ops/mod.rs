@@ -5,6 +5,7 @@ pub mod backup;
 pub mod browse;
 pub mod cat;
 pub mod dated;
+pub mod demo;
 pub mod diff;
 pub mod export;
 pub mod find;
@@ -15,6 +16,7 @@ pub mod manifest;
 #[cfg(test)]
 mod reading_tests;
 pub mod restore;
+pub mod site_check;
 pub mod snapshots;
 pub mod stats;
 mod stream;

@@ -8,4 +8,5 @@ mod pg_cluster;
 mod pg_connect;
 mod pg_dump;
 mod pg_restore;
+mod pg_tls;
 mod tidy;

@@ -260,7 +260,6 @@ impl Cluster {
     }
 
     /// Reads the configuration again.
-    #[allow(dead_code, reason = "for tests that change pg_hba.conf")]
     pub(crate) fn reload(&self) {
         run(as_server(&self.bin.join("pg_ctl"))
             .args(["reload", "-s", "-D"])

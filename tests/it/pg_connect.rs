@@ -178,10 +178,9 @@ fn dump_sessions_are_independent_of_the_settings_of_the_database() {
 fn the_end_of_the_server_is_named() {
     let cluster = Cluster::start();
     let mut session = cluster.session("postgres");
-    let pid: i32 = session
-        .query_one("SELECT pg_backend_pid()", &[])
-        .unwrap()
-        .get(0);
+    let pid = session.simple_column("SELECT pg_backend_pid()").unwrap()[0]
+        .clone()
+        .unwrap();
     cluster.sql("postgres", &format!("SELECT pg_terminate_backend({pid})"));
     std::thread::sleep(Duration::from_millis(200));
     let error = session.ping().unwrap_err();

@@ -464,7 +464,7 @@ fn nobody_waits_for_more_than_one_part() {
                 let begun = Instant::now();
                 session
                     .batch_execute(&format!(
-                        "ALTER TABLE t{i} SET (fillfactor = 90); SELECT count(*) FROM t{i}"
+                        "ALTER TABLE t{i} ALTER COLUMN x SET DEFAULT 'y'; SELECT count(*) FROM t{i}"
                     ))
                     .unwrap();
                 longest_ms.fetch_max(
@@ -491,6 +491,62 @@ fn nobody_waits_for_more_than_one_part() {
         "an ALTER waited for {} ms",
         longest_ms.load(Ordering::SeqCst)
     );
+}
+
+#[test]
+fn ten_thousand_tables_on_a_server_with_default_settings() {
+    // A dump that held its locks would overflow the lock table and make the application wait for hours.
+    let cluster = Cluster::start();
+    let mut session = cluster.session("postgres");
+    for first in (0..10_000).step_by(1000) {
+        session
+            .batch_execute(&format!(
+                "DO $$ BEGIN FOR i IN {first}..{} LOOP EXECUTE format('CREATE TABLE t%s AS SELECT %s AS a', i, i); END LOOP; END $$",
+                first + 999
+            ))
+            .unwrap();
+    }
+    let done = Arc::new(AtomicBool::new(false));
+    let mut thread = None;
+    let (outcomes, archive) = dump_with(&[source(&cluster, "postgres", |_| {})], 3, || {
+        // Small tables are copied in the order of their names, so this one comes late.
+        session
+            .batch_execute("TRUNCATE t9999; INSERT INTO t9999 VALUES (1), (2)")
+            .unwrap();
+        let done = done.clone();
+        thread = Some(std::thread::spawn(move || {
+            let mut alters = 0_u64;
+            for i in (0..10_000).cycle().step_by(7) {
+                if done.load(Ordering::SeqCst) {
+                    return alters;
+                }
+                session
+                    .batch_execute(&format!("ALTER TABLE t{i} ALTER COLUMN a SET DEFAULT 7"))
+                    .unwrap();
+                alters += 1;
+            }
+            alters
+        }));
+    });
+    done.store(true, Ordering::SeqCst);
+    assert!(thread.unwrap().join().unwrap() > 100);
+    let outcome = outcomes[0].as_ref().unwrap();
+    assert_eq!(
+        (outcome.tables, outcome.rows),
+        (10_000, 10_001),
+        "{:?}",
+        outcome.notes
+    );
+    assert!(
+        outcome
+            .notes
+            .iter()
+            .any(|note| note.contains("begun again 1 times")),
+        "{:?}",
+        outcome.notes
+    );
+    assert_eq!(part(&archive, "public/t9999"), "1\n2\n");
+    assert_eq!(part(&archive, "public/t1234"), "1234\n");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use holdfast::format::snapshot::{Component, ComponentState};
-use holdfast::ops::backup::{BackupOptions, BackupSummary, Interrupt, backup};
+use holdfast::ops::backup::{BackupOptions, BackupSummary, backup};
 use holdfast::site::SiteFile;
 use holdfast::stats::Stats;
 use serde_json::json;
@@ -26,9 +26,7 @@ pub(super) fn run(context: &Context<'_>, args: Backup) -> anyhow::Result<u8> {
     }
     let opened = open::open(context.global, site.as_ref(), context.signals)?;
     let options = options(args, site)?;
-    let interrupt = Interrupt::default();
-    let asked = interrupt.clone();
-    context.signals.ask_first(move || asked.set());
+    let interrupt = context.interrupt();
     let stats = Arc::new(Stats::default());
     let progress = Progress::start(context.global, &stats, sample);
     let summary = backup(&opened.repository, &options, &stats, &interrupt);

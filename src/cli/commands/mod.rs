@@ -1,15 +1,34 @@
 //! One file for each command: flags to options, the call, and what is shown of the result.
 
 mod backup;
+mod browse;
+mod cat;
+mod demo;
+mod diff;
+mod export;
 mod init;
+mod restore;
 mod shell;
+mod site;
 mod snapshots;
+mod stats;
+mod verify;
+
+use std::cell::RefCell;
+
+use holdfast::error::Error;
+use holdfast::ops::backup::Interrupt;
+use holdfast::ops::browse::Damage;
+use holdfast::site::SiteFile;
+use serde::Serialize;
+use serde_json::json;
 
 use super::args::{Args, Command, Global};
 use super::open::{self, Opened};
+use super::output::{Output, WriteError};
+use super::progress;
 use super::signals::Signals;
 use super::{EXIT_DAMAGED, EXIT_SKIPPED};
-use holdfast::site::SiteFile;
 
 /// What every command is given.
 pub(super) struct Context<'a> {
@@ -20,6 +39,14 @@ pub(super) struct Context<'a> {
 }
 
 impl Context<'_> {
+    /// A flag that the first Ctrl-C sets; the command watches it from now on and ends by itself.
+    pub(super) fn interrupt(&self) -> Interrupt {
+        let interrupt = Interrupt::default();
+        let asked = interrupt.clone();
+        self.signals.ask_first(move || asked.set());
+        interrupt
+    }
+
     /// The site file, if one is named.
     pub(super) fn site_file(&self) -> anyhow::Result<Option<SiteFile>> {
         open::site_file(self.global)
@@ -40,8 +67,19 @@ pub(super) fn run(args: Args, signals: &Signals) -> anyhow::Result<u8> {
     };
     match args.command {
         Command::Init(args) => init::run(&context, &args),
+        Command::Site(args) => site::run(&context, &args),
         Command::Backup(args) => backup::run(&context, args),
         Command::Snapshots(args) => snapshots::run(&context, &args),
+        Command::Ls(args) => browse::ls(&context, &args),
+        Command::Cat(args) => cat::cat(&context, &args),
+        Command::Find(args) => browse::find(&context, &args),
+        Command::Diff(args) => diff::run(&context, &args),
+        Command::Restore(args) => restore::run(&context, &args),
+        Command::Export(args) => export::run(&context, &args),
+        Command::Verify(args) => verify::run(&context, &args),
+        Command::Stats(args) => stats::run(&context, &args),
+        Command::Manifest(args) => cat::manifest(&context, &args),
+        Command::Demo(args) => demo::run(&context, &args),
         Command::Completions(args) => shell::completions(&args),
         Command::Man(args) => shell::man(&args),
     }
@@ -53,5 +91,40 @@ pub(super) fn code(damaged: bool, skipped: bool) -> u8 {
         (true, _) => EXIT_DAMAGED,
         (false, true) => EXIT_SKIPPED,
         (false, false) => 0,
+    }
+}
+
+/// Tells damage that a command goes on after: as JSON on stdout, for people on stderr.
+pub(super) fn tell_damage(output: &RefCell<Output>, damage: &Damage) {
+    let mut output = output.borrow_mut();
+    if !output.is_json() {
+        return progress::warning(&damage.to_string());
+    }
+    let fields = json!({
+        "path": damage.path.as_ref().map(|path| String::from_utf8_lossy(path).into_owned()),
+        "what": damage.error.to_string(),
+    });
+    // A closed stdout is met again by the next line that matters.
+    drop(output.message("damage", &fields));
+}
+
+/// The summary of a command as JSON, with what every command that opens a repository says.
+pub(super) fn summary(
+    output: &mut Output,
+    opened: &Opened,
+    fields: &impl Serialize,
+) -> anyhow::Result<()> {
+    let mut fields = serde_json::to_value(fields)?;
+    if let Some(object) = fields.as_object_mut() {
+        object.insert("kdf_ms".into(), opened.repository.kdf_ms().into());
+    }
+    Ok(output.message("summary", &fields)?)
+}
+
+/// An error of stdout as an operation passes it on.
+pub(super) fn unwritten(error: WriteError) -> Error {
+    Error::Local {
+        what: "cannot write to stdout".into(),
+        source: error.0,
     }
 }

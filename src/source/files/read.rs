@@ -586,7 +586,7 @@ fn stored(
     match reading.consistency {
         Consistency::Whole => {
             report_bit_rot(shared, &found, &reading.stat, &node);
-            if shared.links_useful(&reading) {
+            if has_few_parts(&reading, &found.xattrs) {
                 let mut complete = node.clone();
                 complete.xattrs.clone_from(&found.xattrs);
                 complete.holes.clone_from(&reading.holes);
@@ -606,10 +606,11 @@ fn stored(
     walk::complete(shared, worker, &found.path, node, found.xattrs, holes)
 }
 
-impl Shared {
-    fn links_useful(&self, reading: &Reading) -> bool {
-        reading.stat.nlink > 1 && reading.holes.len() <= 16
-    }
+/// Whether a file with several names is worth remembering: what it consists of fits its node.
+fn has_few_parts(reading: &Reading, xattrs: &[Xattr]) -> bool {
+    reading.stat.nlink > 1
+        && reading.holes.len() <= 16
+        && metadata::xattrs_bytes(xattrs) <= metadata::XATTRS_INLINE_BYTES_MAX
 }
 
 /// A content that changed although size, times and inode did not.

@@ -80,7 +80,7 @@ pub(super) fn environment(settings: &ConnSettings) -> Result<ChildEnvironment, P
     set("PGAPPNAME", settings.application_name.clone().into());
     set(
         "PGOPTIONS",
-        super::connect::start_options(&settings.options, DUMP_OPTIONS).into(),
+        super::profile::start_options(&settings.options, DUMP_OPTIONS).into(),
     );
     if let Some(timeout) = settings.connect_timeout {
         set(

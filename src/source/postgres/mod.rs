@@ -11,7 +11,9 @@
 //! | `passfile`, `service` | the two files of libpq |
 //! | [`tls`] | what rustls is told for each `sslmode` |
 //! | [`connect`] | hosts, tries and time-outs; [`Connector`] |
+//! | [`profile`] | the settings of a session |
 //! | [`session`] | [`PgSession`], the blocking facade |
+//! | [`cancel`] | ends a statement from another thread |
 //! | [`child`] | the environment of a `pg_dump` child |
 //! | [`pgtools`] | which `pg_dump` fits a server |
 //! | [`dump`] | the dump itself: snapshots, schema, rows, large objects |
@@ -40,6 +42,7 @@
 //! **Threads**: a [`PgSession`] belongs to one thread at a time and runs its own current-thread runtime,
 //! so none of its methods may be called from asynchronous code. [`CancelHandle`] may be used from any thread.
 
+pub mod cancel;
 pub mod child;
 pub mod connect;
 pub mod conninfo;
@@ -48,18 +51,19 @@ pub mod error;
 mod keywords;
 mod passfile;
 pub mod pgtools;
+pub mod profile;
 mod service;
 pub mod session;
 pub mod settings;
 pub mod tls;
 
+pub use cancel::CancelHandle;
 pub use child::ChildEnvironment;
-pub use connect::{
-    ConnectOptions, Connector, Endpoint, EndpointAddress, RetryPolicy, SessionProfile,
-};
+pub use connect::{ConnectOptions, Connector, Endpoint, EndpointAddress, RetryPolicy};
 pub use conninfo::{ConnInfo, ConnInfoError};
 pub use dump::{DatabaseSource, DumpOptions, OpenDatabase, open_snapshots, stream_databases};
 pub use error::{Attempt, PgError, ServerError};
 pub use pgtools::{PgTool, ToolError, find_tool};
-pub use session::{CancelHandle, PgSession};
+pub use profile::SessionProfile;
+pub use session::PgSession;
 pub use settings::{ConnSettings, HostSpec, SslMode, TargetSessionAttrs};

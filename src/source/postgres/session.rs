@@ -18,8 +18,9 @@ use futures_util::{SinkExt, StreamExt};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{AsyncMessage, CancelToken, Client, Row, SimpleQueryMessage};
+use tokio_postgres::{AsyncMessage, Client, Row, SimpleQueryMessage};
 
+use super::cancel::CancelHandle;
 use super::connect::{Connector, Endpoint};
 use super::error::{PgError, ServerError, chain};
 use super::tls::TlsConnector;
@@ -28,8 +29,6 @@ use super::tls::TlsConnector;
 /// enough to hold little memory.
 const ROWS_PER_TURN_MAX: usize = 256;
 const BYTES_PER_TURN_MAX: usize = 256 * 1024;
-/// How long a cancel request may take before we give up on it.
-const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the connection learned outside of any request: a FATAL message before the end, mostly.
 type LastWords = Arc<Mutex<Option<String>>>;
@@ -309,11 +308,11 @@ impl PgSession {
     /// Returns a handle that can end the running statement from another thread.
     #[must_use]
     pub fn cancel_handle(&self) -> CancelHandle {
-        CancelHandle {
-            token: self.client.cancel_token(),
-            tls: self.tls.clone(),
-            endpoint: self.endpoint_text.clone(),
-        }
+        CancelHandle::new(
+            self.client.cancel_token(),
+            self.tls.clone(),
+            self.endpoint.clone(),
+        )
     }
 
     /// Says goodbye; dropping the session does the same without waiting.
@@ -332,20 +331,21 @@ impl PgSession {
         }
     }
 
-    /// Runs a request after a look at what has arrived meanwhile: the last words of a server must be read
-    /// before a write to the closed connection hides them.
+    /// Runs a request between two looks at the connection. Before it, the last words of a server must be read,
+    /// which a write to the closed connection would hide. After it, the message that drops a prepared statement
+    /// must go out, because it would be such a write before the next request (rows that live on keep theirs).
     fn run<T>(&self, request: impl Future<Output = T>) -> T {
         self.runtime.block_on(async {
             tokio::task::yield_now().await;
-            request.await
+            let answer = request.await;
+            tokio::task::yield_now().await;
+            answer
         })
     }
 
     /// Ends a stream whose reader has given up.
     fn abandon(&mut self) {
-        let cancelled = self
-            .runtime
-            .block_on(send_cancel(self.client.cancel_token(), self.tls.clone()));
+        let cancelled = self.runtime.block_on(self.cancel_handle().send());
         if let Err(reason) = cancelled {
             tracing::debug!(reason, "cannot cancel a statement");
         }
@@ -460,47 +460,4 @@ where
         }
     });
     (task, last_words)
-}
-
-/// Ends the running statement of a session, from any thread.
-#[derive(Clone)]
-pub struct CancelHandle {
-    token: CancelToken,
-    tls: TlsConnector,
-    endpoint: String,
-}
-
-impl fmt::Debug for CancelHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CancelHandle")
-            .field("endpoint", &self.endpoint)
-            .finish_non_exhaustive()
-    }
-}
-
-impl CancelHandle {
-    /// Asks the server to end the statement; what runs then ends with SQLSTATE 57014. Must not be called
-    /// from asynchronous code.
-    pub fn cancel(&self) -> Result<(), PgError> {
-        new_runtime()?
-            .block_on(send_cancel(self.token.clone(), self.tls.clone()))
-            .map_err(|reason| PgError::Lost {
-                endpoint: self.endpoint.clone(),
-                reason,
-            })
-    }
-}
-
-async fn send_cancel(token: CancelToken, tls: TlsConnector) -> Result<(), String> {
-    let request = async {
-        match tls {
-            TlsConnector::Plain => token.cancel_query(tokio_postgres::NoTls).await,
-            TlsConnector::Rustls(connector) => token.cancel_query(connector).await,
-        }
-    };
-    match tokio::time::timeout(CANCEL_TIMEOUT, request).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(chain(&error)),
-        Err(_elapsed) => Err("the cancel request got no answer in time".to_owned()),
-    }
 }

@@ -139,7 +139,7 @@ pub struct RestoreReport {
     pub sequences: u64,
     /// Large objects restored.
     pub large_objects: u64,
-    /// Parts of the archive that are damaged; each is one of the failures.
+    /// Damage that was met in the archive; damaged parts are among the failures.
     pub damaged: u64,
     /// What could not be restored, and why.
     pub failures: Vec<Failure>,

@@ -1,0 +1,71 @@
+//! `export`.
+
+use std::path::Path;
+
+use holdfast::ops::browse::{Damage, Place};
+use holdfast::ops::export::{ExportSummary, TarOptions, TarOutput, export_tar};
+use holdfast::target::tar::Compression;
+
+use super::{Context, code, summary};
+use crate::cli::args::{Export, Format};
+use crate::cli::open::Usage;
+use crate::cli::output::{self, Output};
+use crate::cli::progress;
+
+/// Writes the archive.
+pub(super) fn run(context: &Context<'_>, args: &Export) -> anyhow::Result<u8> {
+    let to_stdout = args.output == Path::new("-");
+    if to_stdout && context.global.json {
+        return Err(Usage("an archive on stdout leaves no room for --json".into()).into());
+    }
+    let opened = context.repository()?;
+    let options = TarOptions {
+        place: Place::parse(&args.place)?,
+        compression: match args.format {
+            Format::Tar => Compression::None,
+            Format::TarZst => Compression::Zstd(None),
+            Format::TarGz => Compression::Gzip(None),
+        },
+    };
+    let target = match to_stdout {
+        true => TarOutput::Stream(Box::new(std::io::stdout())),
+        false => TarOutput::File(args.output.clone()),
+    };
+    let interrupt = context.interrupt();
+    let exported = export_tar(
+        &opened.repository,
+        &options,
+        target,
+        &interrupt,
+        &mut |damage: &Damage| progress::warning(&damage.to_string()),
+    )?;
+    if to_stdout {
+        if !context.global.quiet {
+            progress::note(&in_words(&exported));
+        }
+    } else {
+        let mut output = Output::new(context.global.json);
+        match output.is_json() {
+            true => summary(&mut output, &opened, &exported)?,
+            false => output.line(in_words(&exported))?,
+        }
+        output.flush()?;
+    }
+    Ok(code(opened.damaged || exported.damaged > 0, false))
+}
+
+fn in_words(exported: &ExportSummary) -> String {
+    let mut text = format!(
+        "exported {}, {}",
+        output::counted(exported.files, "file", "files"),
+        output::bytes(exported.bytes)
+    );
+    if exported.bytes_written > 0 {
+        text.push_str(&format!(", as {}", output::bytes(exported.bytes_written)));
+    }
+    if exported.sockets > 0 {
+        let sockets = output::counted(exported.sockets, "socket", "sockets");
+        text.push_str(&format!("; {sockets} left out"));
+    }
+    text
+}

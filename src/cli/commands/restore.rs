@@ -1,0 +1,251 @@
+//! `restore`: files into a directory, a database into a server.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use holdfast::ops::archive::{DatabaseRestoreOptions, restore_database};
+use holdfast::ops::restore::{RestoreOptions, RestoreSummary, Trouble, TroubleKind, restore};
+use holdfast::source::postgres::ConnInfo;
+use holdfast::stats::Stats;
+use holdfast::target::files::Ownership;
+use holdfast::target::postgres::{Globals, OnError, RestoreReport, RestoreTarget};
+use serde_json::json;
+
+use super::{Context, code, summary};
+use crate::cli::args::{self, Owner, Restore};
+use crate::cli::open::Usage;
+use crate::cli::output::{self, Output};
+use crate::cli::progress::{self, Progress, Sample};
+
+/// Restores files or a database.
+pub(super) fn run(context: &Context<'_>, args: &Restore) -> anyhow::Result<u8> {
+    match (&args.target, &args.database.into) {
+        (Some(target), _) => files(context, args, target),
+        (None, Some(into)) => database(context, args, into),
+        (None, None) => Err(Usage("give --target or --into".into()).into()),
+    }
+}
+
+/// Whose files restored ones become.
+pub(super) fn ownership(owner: Option<Owner>) -> Ownership {
+    match owner {
+        Some(Owner::Names) => Ownership::ByName,
+        Some(Owner::Numbers) => Ownership::ByNumber,
+        Some(Owner::Leave) => Ownership::Leave,
+        None if rustix::process::geteuid().is_root() => Ownership::ByName,
+        None => Ownership::Leave,
+    }
+}
+
+fn files(context: &Context<'_>, args: &Restore, target: &Path) -> anyhow::Result<u8> {
+    let opened = context.repository()?;
+    let options = RestoreOptions {
+        include: args.files.include.clone(),
+        exclude: args.files.exclude.clone(),
+        ownership: ownership(args.files.owner),
+        special: args.files.devices,
+        in_place: args.files.in_place,
+        threads: args.workers.and_then(|number| usize::try_from(number).ok()),
+    };
+    let stats = Arc::new(Stats::default());
+    let interrupt = context.interrupt();
+    let output = Mutex::new(Output::new(context.global.json));
+    let progress = Progress::start(context.global, &stats, sample);
+    let restored = restore(
+        &opened.repository,
+        &args.place,
+        target,
+        &options,
+        &stats,
+        &interrupt,
+        &|trouble| tell(&output, trouble),
+    );
+    drop(progress);
+    let restored = restored?;
+    let mut output = output.into_inner().unwrap_or_else(PoisonError::into_inner);
+    match output.is_json() {
+        true => summary(&mut output, &opened, &restored)?,
+        false => show(&mut output, &restored, target)?,
+    }
+    output.flush()?;
+    let damaged = opened.damaged || restored.exit_code() == 4;
+    Ok(code(damaged, restored.exit_code() == 3))
+}
+
+fn database(context: &Context<'_>, args: &Restore, into: &str) -> anyhow::Result<u8> {
+    let flags = &args.database;
+    if args.place.contains(':') {
+        return Err(Usage("a database is named by --database, not by a path".into()).into());
+    }
+    let info = ConnInfo::parse(into)?;
+    let settings = info.resolve(&|name| std::env::var_os(name))?;
+    let target = RestoreTarget::new(&info, settings)?;
+    let name = flags.database.as_deref().unwrap_or(target.database());
+    let opened = context.repository()?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let options = DatabaseRestoreOptions {
+        jobs: args
+            .workers
+            .and_then(|number| usize::try_from(number).ok())
+            .unwrap_or(cores),
+        globals: match flags.globals {
+            args::Globals::Missing => Globals::Missing,
+            args::Globals::None => Globals::None,
+            args::Globals::All => Globals::All,
+        },
+        no_owner: flags.no_owner,
+        no_privileges: flags.no_privileges,
+        no_tablespaces: flags.no_tablespaces,
+        on_error: match flags.stop_on_error {
+            true => OnError::Stop,
+            false => OnError::Continue,
+        },
+        check: flags.check,
+    };
+    let stats = Arc::new(Stats::default());
+    let interrupt = context.interrupt();
+    let output = Mutex::new(Output::new(context.global.json));
+    let progress = Progress::start(context.global, &stats, sample);
+    let restored = restore_database(
+        &opened.repository,
+        &args.place,
+        name,
+        &target,
+        &options,
+        &stats,
+        &interrupt,
+        &|trouble| tell(&output, trouble),
+    );
+    drop(progress);
+    let restored = restored?;
+    let mut output = output.into_inner().unwrap_or_else(PoisonError::into_inner);
+    match output.is_json() {
+        true => summary(&mut output, &opened, &restored)?,
+        false => show_database(&mut output, &restored.report)?,
+    }
+    output.flush()?;
+    let damaged = opened.damaged || restored.exit_code() == 4;
+    Ok(code(damaged, restored.exit_code() == 3))
+}
+
+fn show_database(output: &mut Output, report: &RestoreReport) -> anyhow::Result<()> {
+    let elapsed = std::time::Duration::try_from_secs_f64(report.seconds).unwrap_or_default();
+    output.line(format!(
+        "restored database {}: {}, {}, {}",
+        report.database,
+        output::counted(report.tables.len().try_into()?, "table", "tables"),
+        output::counted(report.rows, "row", "rows"),
+        output::duration(elapsed)
+    ))?;
+    output.line(format!(
+        "  {}, {}, {}",
+        output::counted(report.statements, "statement", "statements"),
+        output::counted(report.sequences, "sequence", "sequences"),
+        output::counted(report.large_objects, "large object", "large objects")
+    ))?;
+    for (names, what) in [
+        (&report.roles_created, "roles created"),
+        (&report.roles_missing, "roles MISSING"),
+        (
+            &report.tablespaces_missing,
+            "tablespaces missing, the default one is used",
+        ),
+        (&report.extensions_missing, "extensions MISSING"),
+    ] {
+        if !names.is_empty() {
+            output.line(format!("  {what}: {}", names.join(", ")))?;
+        }
+    }
+    for note in &report.notes {
+        output.line(format!("  {note}"))?;
+    }
+    for failure in &report.failures {
+        output.line(format!(
+            "  NOT restored: {}: {}",
+            failure.object, failure.reason
+        ))?;
+    }
+    if report.stopped {
+        output.line("  stopped at the first failure")?;
+    }
+    if let Some(check) = &report.check {
+        output.line(format!(
+            "  compared {}, {}: {}",
+            output::counted(check.tables, "table", "tables"),
+            output::counted(check.rows, "row", "rows"),
+            match check.differences.len() {
+                0 => "all as archived".to_owned(),
+                number => format!("{number} DIFFER"),
+            }
+        ))?;
+        for difference in &check.differences {
+            output.line(format!("  DIFFERS: {difference:?}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn sample(stats: &Stats) -> Sample {
+    Sample {
+        done: stats.bytes_read.get(),
+        expected: stats.bytes_expected.get(),
+        details: vec![output::counted(stats.files_new.get(), "file", "files")],
+    }
+}
+
+fn tell(output: &Mutex<Output>, trouble: &Trouble) {
+    let mut output = output.lock().unwrap_or_else(PoisonError::into_inner);
+    if !output.is_json() {
+        return progress::warning(&trouble.to_string());
+    }
+    let word = match trouble.kind {
+        TroubleKind::Damaged => "damaged",
+        TroubleKind::Skipped => "skipped",
+    };
+    let fields = json!({"path": trouble.path, "what": trouble.what});
+    if let Err(error) = output.message(word, &fields) {
+        // The summary fails too, and ends the command.
+        tracing::debug!("{error}");
+    }
+}
+
+fn show(output: &mut Output, restored: &RestoreSummary, target: &Path) -> anyhow::Result<()> {
+    let elapsed = std::time::Duration::try_from_secs_f64(restored.seconds).unwrap_or_default();
+    output.line(format!(
+        "restored {} into {}, {} at {}, {}",
+        output::counted(restored.files + restored.links, "file", "files"),
+        target.display(),
+        output::bytes(restored.bytes_written),
+        output::rate(restored.bytes_written, elapsed),
+        output::duration(elapsed)
+    ))?;
+    output.line(format!(
+        "  {}, {}",
+        output::counted(restored.directories, "directory", "directories"),
+        output::counted(
+            restored.others,
+            "link or special file",
+            "links and special files"
+        )
+    ))?;
+    for (number, what) in [
+        (restored.files_unchanged, "there already and not written"),
+        (
+            restored.left_out,
+            "left out: sockets, and devices without --devices",
+        ),
+        (restored.skipped, "NOT restored as archived; see above"),
+        (
+            restored.damaged,
+            "LOST to damage of the repository; see above",
+        ),
+    ] {
+        if number > 0 {
+            output.line(format!(
+                "  {} {what}",
+                output::counted(number, "item", "items")
+            ))?;
+        }
+    }
+    Ok(())
+}

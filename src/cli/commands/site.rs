@@ -1,0 +1,144 @@
+//! `site new` and `site check`.
+
+use std::sync::Arc;
+
+use holdfast::ops::backup::now;
+use holdfast::ops::site_check::{Check, SiteCheckOptions, Verdict, site_check};
+use holdfast::site::SiteFile;
+use holdfast::site::profiles::profile;
+use serde_json::json;
+
+use super::{Context, code};
+use crate::cli::args::{Site, SiteNew};
+use crate::cli::open::{self, Usage};
+use crate::cli::output::Output;
+
+/// Prints or checks a site file.
+pub(super) fn run(context: &Context<'_>, args: &Site) -> anyhow::Result<u8> {
+    match args {
+        Site::New(args) => new(context, args),
+        Site::Check => check(context),
+    }
+}
+
+fn new(context: &Context<'_>, args: &SiteNew) -> anyhow::Result<u8> {
+    let text = profile(&args.profile).unwrap_or_default();
+    let mut output = Output::new(context.global.json);
+    if output.is_json() {
+        let summary = json!({"profile": args.profile, "site_toml": text});
+        output.message("summary", &summary)?;
+    } else {
+        output.bytes(text.as_bytes())?;
+    }
+    output.flush()?;
+    Ok(0)
+}
+
+fn check(context: &Context<'_>) -> anyhow::Result<u8> {
+    let Some(site) = context.site_file()? else {
+        return Err(Usage("there is no site file to check: give --site FILE".into()).into());
+    };
+    let mut output = Output::new(context.global.json);
+    let mut worst = Verdict::Good;
+    let mut failed = None;
+    let mut checks = 0u64;
+    let (repository, damaged, kdf_ms) = repository(context, &site);
+    let mut each = |check: Check| {
+        worst = worst.max(check.verdict);
+        checks += 1;
+        if failed.is_none() {
+            failed = show(&mut output, &check).err();
+        }
+    };
+    if let Some(check) = repository {
+        each(check);
+    }
+    let options = SiteCheckOptions {
+        site: &site,
+        environment: Arc::new(|name| std::env::var_os(name)),
+        now: now().seconds,
+    };
+    site_check(&options, &mut each);
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    if output.is_json() {
+        let summary =
+            json!({"site": site.name, "checks": checks, "verdict": worst, "kdf_ms": kdf_ms});
+        output.message("summary", &summary)?;
+    } else {
+        output.line("")?;
+        output.line(match worst {
+            Verdict::Good => "a backup would take everything",
+            Verdict::Note => "a backup would take everything; see the notes",
+            Verdict::Skips => "a backup would LEAVE OUT what is marked",
+            Verdict::Fails => "a backup would FAIL in what is marked",
+        })?;
+    }
+    output.flush()?;
+    Ok(match worst {
+        Verdict::Fails => 1,
+        Verdict::Skips => code(damaged, true),
+        Verdict::Good | Verdict::Note => code(damaged, false),
+    })
+}
+
+/// Opens the repository, if one is named.
+fn repository(context: &Context<'_>, site: &SiteFile) -> (Option<Check>, bool, u64) {
+    let place = match open::place(context.global, Some(site)) {
+        Ok(place) => place,
+        Err(_unnamed) => {
+            let mut check = Check::new("repository", "");
+            check.add(Verdict::Note, "no repository is named, here or by --repo");
+            return (Some(check), false, 0);
+        }
+    };
+    let mut check = Check::new("repository", &place);
+    match open::open(context.global, Some(site), context.signals) {
+        Ok(opened) => {
+            let key = opened.repository.key();
+            let id = opened.repository.format().id;
+            check.add(
+                Verdict::Good,
+                format!("repository {id} opens with the {}", key.kind.name()),
+            );
+            for warning in opened.repository.warnings() {
+                check.add(Verdict::Note, warning.to_string());
+            }
+            let kdf_ms = opened.repository.kdf_ms();
+            (Some(check), opened.damaged, kdf_ms)
+        }
+        Err(error) => {
+            check.add(Verdict::Fails, format!("{error:#}"));
+            (Some(check), false, 0)
+        }
+    }
+}
+
+fn show(output: &mut Output, check: &Check) -> anyhow::Result<()> {
+    if output.is_json() {
+        output.message("check", check)?;
+        return Ok(output.flush()?);
+    }
+    output.line(format!(
+        "{} {} {}",
+        mark(check.verdict),
+        check.kind,
+        check.name
+    ))?;
+    for finding in &check.findings {
+        for line in finding.text.lines() {
+            output.line(format!("    {} {line}", mark(finding.verdict)))?;
+        }
+    }
+    Ok(output.flush()?)
+}
+
+fn mark(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Good => "ok   ",
+        Verdict::Note => "note ",
+        Verdict::Skips => "MISS ",
+        Verdict::Fails => "FAIL ",
+    }
+}

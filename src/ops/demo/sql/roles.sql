@@ -1,0 +1,3 @@
+CREATE ROLE qliksenserepository LOGIN PASSWORD 'sample';
+CREATE ROLE reporting NOLOGIN;
+GRANT reporting TO qliksenserepository;
