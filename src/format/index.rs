@@ -308,15 +308,16 @@ mod tests {
             len: 1000,
             frames,
         }];
-        let entries = (0..entries)
+        let entries = (0u32..)
+            .take(entries)
             .map(|i| {
                 let mut id = [0; 32];
-                id[..8].copy_from_slice(&(i as u64).to_be_bytes_for_test());
+                id[..8].copy_from_slice(&u64::from(i).to_be_bytes_for_test());
                 IndexEntry {
                     id: ChunkId(id),
                     pack: 0,
-                    frame: (i % 3) as u32,
-                    offset: i as u32,
+                    frame: i % 3,
+                    offset: i,
                     len: 17,
                 }
             })

@@ -494,7 +494,9 @@ mod tests {
         let repository = crate::ops::testing::create(faulty.clone(), Suite::Aes256Gcm);
         write(&repository).unwrap();
         let mut packs = 0;
-        let list = repository.backend().list(ObjectKind::Pack, &mut |_| packs += 1);
+        let list = repository
+            .backend()
+            .list(ObjectKind::Pack, &mut |_| packs += 1);
         list.unwrap();
         assert!(packs > 6, "{packs}");
         assert_eq!(check_runs(&repository), 90);

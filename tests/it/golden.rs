@@ -522,7 +522,7 @@ fn make_share(share: &Path) {
     .concat();
     xattr("one byte", "system.posix_acl_access", &acl);
     std::os::unix::fs::chown(share.join("one byte"), Some(1000), Some(60_000)).unwrap();
-    let odd = fs::Permissions::from(std::os::unix::fs::PermissionsExt::from_mode(0o6711));
+    let odd = std::os::unix::fs::PermissionsExt::from_mode(0o6711);
     fs::set_permissions(share.join("empty"), odd).unwrap();
     let time = |seconds: i64, nanos| rustix::fs::Timespec {
         tv_sec: seconds,
