@@ -6,11 +6,17 @@
 //! 1. What is in the buffer at a place without a failure is the chunk: authenticated, and its id recomputed unless the caller has done that.
 //! 2. A damaged copy of a chunk does not hide a good one (`a_good_copy_is_found`).
 //!
-//! Memory: the buffer, 64 bytes for each wanted chunk, and a sealed and a decoded frame for each thread.
+//! Memory: two buffers of [`WINDOW_BYTES`], 64 bytes for each wanted chunk, the caller's files, and a sealed and a decoded frame for each
+//! thread.
+//!
+//! Threads: the caller plans and reads, with helpers; one more, with helpers, takes what was read. Who fails first ends both.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::backend::BackendErrorKind;
 use crate::error::{Error, Result};
@@ -22,12 +28,12 @@ use crate::store::chunk_index::{ChunkIndex, Location};
 use crate::store::reader::{ChunkReader, Scratch, missing};
 use crate::store::tree::Chunks;
 
-/// Bytes that a window holds at most, but for a single chunk that is longer.
-pub const WINDOW_BYTES: usize = 64 << 20;
+/// Bytes that a window holds at most, but for a single chunk that is longer. Tests have small ones, so that little data makes many.
+pub const WINDOW_BYTES: usize = if cfg!(test) { 256 << 10 } else { 64 << 20 };
 /// Chunks that a window holds at most.
 pub const WINDOW_CHUNKS: usize = 100_000;
 /// Files that a window holds at most.
-pub const WINDOW_FILES: usize = 10_000;
+pub const WINDOW_FILES: usize = if cfg!(test) { 16 } else { 10_000 };
 
 /// Chunks that could not be read: the position among the wanted ones, and why.
 pub type Failures = Vec<(usize, StoreError)>;
@@ -238,29 +244,56 @@ pub trait Consumer: Sync {
     fn take(&self, file: &mut Self::File, parts: &[Part<'_>]) -> Result<()>;
 
     /// Ends a file: whole, or with what could not be read of it. After a failure nothing more is taken of it.
-    fn end(&self, file: Self::File, failure: Option<StoreError>) -> Result<()>;
+    fn end(&self, file: Self::File, failure: Option<&StoreError>) -> Result<()>;
 }
 
 struct Piece<F> {
+    /// The file, if it begins here; else it is the one that the window before left open.
     file: Mutex<Option<F>>,
+    begins: bool,
     /// Positions in the window's chunks.
-    chunks: std::ops::Range<usize>,
+    chunks: Range<usize>,
     /// The file ends with this piece; with an error if its list of chunks could not be read.
     end: Option<Option<StoreError>>,
 }
 
-/// Collects files into windows and runs these.
-pub struct Windows<'c, C: Consumer> {
-    reader: Arc<ChunkReader>,
-    consumer: &'c C,
-    threads: usize,
-    check: bool,
-    compare: bool,
-    stop: Interrupt,
+/// A window whose chunks were read.
+struct Full<F> {
+    pieces: Vec<Piece<F>>,
+    chunks: Vec<ChunkRef>,
+    present: Vec<bool>,
+    /// Where each chunk begins in the buffer.
+    starts: Vec<usize>,
+    /// By position of the chunk.
+    failures: HashMap<usize, StoreError>,
+    buffer: Vec<u8>,
+}
+
+/// How windows are read.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What reads them.
+    pub reader: Arc<ChunkReader>,
+    /// Whether ids of chunks are recomputed.
+    pub check: bool,
+    /// Whether the consumer is asked what is present. Then a window is read only after the one before was taken.
+    pub compare: bool,
+    /// Threads that read, and as many that take.
+    pub threads: usize,
+    /// Ends it.
+    pub stop: Interrupt,
+}
+
+/// Collects files into windows: while one is read, the one before is taken by the consumer.
+pub struct Windows<'w, C: Consumer> {
+    settings: &'w Settings,
+    consumer: &'w C,
     chunks: Vec<ChunkRef>,
     bytes: usize,
     pieces: Vec<Piece<C::File>>,
-    buffer: Vec<u8>,
+    full: Sender<Full<C::File>>,
+    buffers: Receiver<Vec<u8>>,
+    open: &'w Mutex<Option<C::File>>,
 }
 
 impl<C: Consumer> std::fmt::Debug for Windows<'_, C> {
@@ -271,35 +304,59 @@ impl<C: Consumer> std::fmt::Debug for Windows<'_, C> {
     }
 }
 
-impl<'c, C: Consumer> Windows<'c, C> {
-    /// Windows over what `reader` reads. Ids of chunks are recomputed if `check`; the consumer is asked what is present if `compare`.
-    pub fn new(
-        reader: Arc<ChunkReader>,
-        consumer: &'c C,
-        check: bool,
-        compare: bool,
-        threads: usize,
-        stop: Interrupt,
-    ) -> Self {
-        Self {
-            reader,
+/// Calls `plan`, which adds files; returns when all of them were taken.
+pub fn with_windows<C: Consumer, R>(
+    settings: &Settings,
+    consumer: &C,
+    plan: impl FnOnce(&mut Windows<'_, C>) -> Result<R>,
+) -> Result<R> {
+    // One buffer is filled while the other one is taken; with a comparison there is nothing to overlap.
+    let buffer_count = if settings.compare { 1 } else { 2 };
+    let open = Mutex::new(None);
+    let (full, taken) = bounded(0);
+    let (back, buffers) = bounded(buffer_count);
+    for _ in 0..buffer_count {
+        back.send(Vec::new()).expect("there is room for each");
+    }
+    std::thread::scope(|scope| {
+        let open = &open;
+        let taking = scope.spawn(move || take_all(settings, consumer, open, taken, back));
+        let mut windows = Windows {
+            settings,
             consumer,
-            threads,
-            check,
-            compare,
-            stop,
             chunks: Vec::new(),
             bytes: 0,
             pieces: Vec::new(),
-            buffer: Vec::new(),
+            full,
+            buffers,
+            open,
+        };
+        let planned = plan(&mut windows).and_then(|planned| {
+            windows.run()?;
+            Ok(planned)
+        });
+        drop(windows);
+        let taken = taking.join().unwrap_or_else(|_panic| {
+            Err(Error::Message(
+                "a thread that takes windows panicked; this is a bug in holdfast".into(),
+            ))
+        });
+        // Whoever failed first made the other one stop.
+        match (planned, taken) {
+            (Err(Error::Stopped), Err(e)) => Err(e),
+            (Err(e), _) | (Ok(_), Err(e)) => Err(e),
+            (Ok(planned), Ok(())) => Ok(planned),
         }
-    }
+    })
+}
 
-    /// Adds a file with its content; runs windows as they are full.
-    pub fn add(&mut self, mut file: C::File, content: &Content) -> Result<()> {
+impl<C: Consumer> Windows<'_, C> {
+    /// Adds a file with its content; reads windows as they are full.
+    pub fn add(&mut self, file: C::File, content: &Content) -> Result<()> {
+        let mut file = Some(file);
         let mut first = self.chunks.len();
         let mut failure = None;
-        for chunk in Chunks::new(self.reader.clone(), content) {
+        for chunk in Chunks::new(self.settings.reader.clone(), content) {
             let chunk = match chunk {
                 Ok(chunk) => chunk,
                 Err(e) if is_of_one_object(&e) => {
@@ -308,122 +365,84 @@ impl<'c, C: Consumer> Windows<'c, C> {
                 }
                 Err(e) => return Err(e.into()),
             };
-            let len = chunk.len as usize;
             if chunk.len == 0 || chunk.len > FRAME_RAW_MAX {
                 failure = Some(missing(&chunk.id));
                 break;
             }
+            let len = chunk.len as usize;
             if !self.chunks.is_empty()
                 && (self.bytes + len > WINDOW_BYTES || self.chunks.len() >= WINDOW_CHUNKS)
             {
-                self.piece(file, first, None);
-                match self.run()? {
-                    Some(carried) => file = carried,
-                    // It failed in this window and was ended.
-                    None => return Ok(()),
-                }
+                self.piece(&mut file, first, None);
+                self.run()?;
                 first = 0;
             }
             self.bytes += len;
             self.chunks.push(chunk);
         }
-        self.piece(file, first, Some(failure));
+        self.piece(&mut file, first, Some(failure));
         if self.pieces.len() >= WINDOW_FILES {
             self.run()?;
         }
         Ok(())
     }
 
-    /// Runs what is left.
-    pub fn finish(mut self) -> Result<()> {
-        self.run().map(drop)
-    }
-
-    fn piece(&mut self, file: C::File, first: usize, end: Option<Option<StoreError>>) {
+    fn piece(&mut self, file: &mut Option<C::File>, first: usize, end: Option<Option<StoreError>>) {
+        let file = file.take();
         self.pieces.push(Piece {
-            file: Mutex::new(Some(file)),
+            begins: file.is_some(),
+            file: Mutex::new(file),
             chunks: first..self.chunks.len(),
             end,
         });
     }
 
-    /// Runs the window; gives back the file that goes on in the next one.
-    fn run(&mut self) -> Result<Option<C::File>> {
-        if self.stop.is_set() {
+    /// Reads the window and hands it on.
+    fn run(&mut self) -> Result<()> {
+        if self.settings.stop.is_set() {
             return Err(Error::Interrupted);
         }
         let chunks = std::mem::take(&mut self.chunks);
         let pieces = std::mem::take(&mut self.pieces);
         self.bytes = 0;
+        let mut buffer = self.buffers.recv().map_err(|_closed| Error::Stopped)?;
         let present = self.present(&chunks, &pieces)?;
-        // Places of the wanted chunks in the buffer.
         let mut starts = Vec::with_capacity(chunks.len());
-        let mut wants = Vec::with_capacity(chunks.len());
-        let mut want_of = Vec::with_capacity(chunks.len());
+        let (mut wants, mut positions) = (Vec::new(), Vec::new());
         let mut len = 0;
-        for (chunk, present) in chunks.iter().zip(&present) {
+        for (position, (chunk, present)) in chunks.iter().zip(&present).enumerate() {
             starts.push(len);
-            want_of.push(wants.len());
             if !present {
                 wants.push(*chunk);
+                positions.push(position);
                 len += chunk.len as usize;
             }
         }
-        let mut buffer = std::mem::take(&mut self.buffer);
-        buffer.resize(len.max(buffer.len()), 0);
-        let failures = fetch(
-            &self.reader,
-            &wants,
-            &mut buffer[..len],
-            self.check,
-            self.threads,
-        )?;
-        let failures: Mutex<HashMap<usize, StoreError>> =
-            Mutex::new(failures.into_iter().collect());
-        let carried = Mutex::new(None);
-        let each = |_: &mut (), at: usize| {
-            let piece: &Piece<C::File> = &pieces[at];
-            let Some(mut file) = lock(&piece.file).take() else {
-                return Ok(());
-            };
-            let failure = {
-                let mut failures = lock(&failures);
-                let wanted = piece.chunks.clone().filter(|at| !present[*at]);
-                match failures.is_empty() {
-                    true => None,
-                    false => wanted
-                        .map(|at| want_of[at])
-                        .find_map(|want| failures.remove(&want)),
-                }
-            };
-            if let Some(failure) = failure {
-                return self.consumer.end(file, Some(failure));
-            }
-            let parts = parts_of(&chunks, &present, &starts, piece.chunks.clone(), &buffer);
-            if !parts.is_empty() {
-                self.consumer.take(&mut file, &parts)?;
-            }
-            Ok(match &piece.end {
-                None => *lock(&carried) = Some(file),
-                Some(None) => self.consumer.end(file, None)?,
-                Some(Some(e)) => {
-                    let e = StoreError::damaged(
-                        "tree",
-                        format!("its list of chunks can't be read: {e}"),
-                    );
-                    self.consumer.end(file, Some(e))?;
-                }
-            })
+        if buffer.len() < len {
+            buffer.resize(len, 0);
+        }
+        let Settings {
+            reader,
+            check,
+            threads,
+            ..
+        } = self.settings;
+        let failures = fetch(reader, &wants, &mut buffer[..len], *check, *threads)?;
+        let failures = failures.into_iter().map(|(want, e)| (positions[want], e));
+        let full = Full {
+            failures: failures.collect(),
+            pieces,
+            chunks,
+            present,
+            starts,
+            buffer,
         };
-        for_each_parallel(self.threads, pieces.len(), || Ok(()), each)?;
-        self.buffer = buffer;
-        let carried = lock(&carried).take();
-        Ok(carried)
+        self.full.send(full).map_err(|_closed| Error::Stopped)
     }
 
     fn present(&self, chunks: &[ChunkRef], pieces: &[Piece<C::File>]) -> Result<Vec<bool>> {
         let mut present = vec![false; chunks.len()];
-        if !self.compare {
+        if !self.settings.compare {
             return Ok(present);
         }
         let mut slices = Vec::with_capacity(pieces.len());
@@ -434,17 +453,22 @@ impl<'c, C: Consumer> Windows<'c, C> {
             slices.push(Mutex::new(own));
         }
         for_each_parallel(
-            self.threads,
+            self.settings.threads,
             pieces.len(),
             || Ok(()),
             |_: &mut (), at| {
                 let piece = &pieces[at];
-                match &mut *lock(&piece.file) {
-                    Some(file) => self.consumer.present(
-                        file,
-                        &chunks[piece.chunks.clone()],
-                        &mut lock(&slices[at]),
-                    ),
+                // The only buffer is here, so the window before was taken and its open file waits.
+                let mut file = if piece.begins {
+                    lock(&piece.file)
+                } else {
+                    lock(self.open)
+                };
+                match &mut *file {
+                    Some(file) => {
+                        let chunks = &chunks[piece.chunks.clone()];
+                        self.consumer.present(file, chunks, &mut lock(&slices[at]))
+                    }
                     None => Ok(()),
                 }
             },
@@ -454,30 +478,82 @@ impl<'c, C: Consumer> Windows<'c, C> {
     }
 }
 
+/// Takes windows until no more come.
+fn take_all<C: Consumer>(
+    settings: &Settings,
+    consumer: &C,
+    open: &Mutex<Option<C::File>>,
+    windows: Receiver<Full<C::File>>,
+    back: Sender<Vec<u8>>,
+) -> Result<()> {
+    for window in windows {
+        let next = Mutex::new(None);
+        for_each_parallel(
+            settings.threads,
+            window.pieces.len(),
+            || Ok(()),
+            |_: &mut (), at| {
+                let piece = &window.pieces[at];
+                let file = if piece.begins {
+                    lock(&piece.file).take()
+                } else {
+                    lock(open).take()
+                };
+                match file {
+                    Some(file) => take_piece(consumer, file, &window, piece, &next),
+                    // It was ended in an earlier window.
+                    None => Ok(()),
+                }
+            },
+        )?;
+        *lock(open) = next.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if back.send(window.buffer).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Takes what one window has of a file.
+fn take_piece<C: Consumer>(
+    consumer: &C,
+    mut file: C::File,
+    window: &Full<C::File>,
+    piece: &Piece<C::File>,
+    next: &Mutex<Option<C::File>>,
+) -> Result<()> {
+    if !window.failures.is_empty() {
+        let mut chunks = piece.chunks.clone();
+        if let Some(failure) = chunks.find_map(|at| window.failures.get(&at)) {
+            return consumer.end(file, Some(failure));
+        }
+    }
+    let parts = parts_of(window, piece.chunks.clone());
+    if !parts.is_empty() {
+        consumer.take(&mut file, &parts)?;
+    }
+    match &piece.end {
+        None => *lock(next) = Some(file),
+        Some(end) => consumer.end(file, end.as_ref())?,
+    }
+    Ok(())
+}
+
 /// The parts of one piece: wanted chunks that follow each other are one.
-fn parts_of<'b>(
-    chunks: &[ChunkRef],
-    present: &[bool],
-    starts: &[usize],
-    piece: std::ops::Range<usize>,
-    buffer: &'b [u8],
-) -> Vec<Part<'b>> {
+fn parts_of<F>(window: &Full<F>, piece: Range<usize>) -> Vec<Part<'_>> {
     let mut parts = Vec::new();
     let mut at = piece.start;
     while at < piece.end {
-        let same = (at..piece.end)
-            .take_while(|next| present[*next] == present[at])
-            .count();
-        let run = at..at + same;
-        let len: usize = chunks[run.clone()]
-            .iter()
-            .map(|chunk| chunk.len as usize)
-            .sum();
-        parts.push(match present[at] {
+        let is_present = window.present[at];
+        let same = window.present[at..piece.end].iter();
+        let count = same.take_while(|present| **present == is_present).count();
+        let chunks = &window.chunks[at..at + count];
+        let len: usize = chunks.iter().map(|chunk| chunk.len as usize).sum();
+        parts.push(match is_present {
             true => Part::Present(u64::try_from(len).expect("a length fits 64 bits")),
-            false => Part::Data(&buffer[starts[at]..starts[at] + len]),
+            false => Part::Data(&window.buffer[window.starts[at]..window.starts[at] + len]),
         });
-        at = run.end;
+        at += count;
     }
     parts
 }

@@ -8,7 +8,7 @@ use crate::crypto::ChunkIdKey;
 use crate::error::Result;
 use crate::format::node::{ChunkRef, Content, Node};
 use crate::ops::layout::Layout;
-use crate::ops::window::{Consumer, Part};
+use crate::ops::window::{Consumer, Part, is_of_one_object};
 use crate::store::StoreError;
 use crate::store::reader::ChunkReader;
 use crate::target::files::{ExistingFile, FileHandle, RestoreTarget, TargetError};
@@ -225,12 +225,11 @@ impl Writer<'_, '_> {
             && file.same
             && let Some(existing) = self.existing(file)
             && are_zeros(&existing, file.node.size - hole, hole)?
+            && self.target.adopt_file(&existing, &file.node, &xattrs)?
         {
-            return match self.target.adopt_file(&existing, &file.node, &xattrs)? {
-                true => Ok(true),
-                false => Err(changed(file).into()),
-            };
+            return Ok(true);
         }
+        // Also what may not be touched because it has names elsewhere: it is copied from there and replaced.
         self.begin(file)?;
         if let Some(handle) = file.handle.take() {
             self.target.finish_file(handle, &file.node, &xattrs)?;
@@ -240,7 +239,11 @@ impl Writer<'_, '_> {
 
     fn failed(&self, file: &FileJob, failure: Failure) -> Result<()> {
         match failure {
-            Failure::Store(e) => self.tally.store_error(&file.path, e),
+            Failure::Store(e) if is_of_one_object(&e) => {
+                self.tally.damaged(&file.path, &e);
+                Ok(())
+            }
+            Failure::Store(e) => Err(e.into()),
             Failure::Target(e) => self.tally.target_error(e),
         }
     }
@@ -315,11 +318,16 @@ impl Consumer for Writer<'_, '_> {
         Ok(())
     }
 
-    fn end(&self, mut file: FileJob, failure: Option<StoreError>) -> Result<()> {
-        let failure = file.failure.take().or(failure.map(Failure::Store));
-        let finished = match failure {
-            Some(failure) => Err(failure),
-            None => self.finish(&mut file),
+    fn end(&self, mut file: FileJob, failure: Option<&StoreError>) -> Result<()> {
+        let finished = match (file.failure.take(), failure) {
+            (Some(failure), _) => Err(failure),
+            (None, Some(e)) => {
+                // Its temporary file goes before anything is said of it.
+                file.handle = None;
+                self.tally.damaged(&file.path, e);
+                return Ok(());
+            }
+            (None, None) => self.finish(&mut file),
         };
         match finished {
             Ok(unchanged) => {
@@ -331,7 +339,6 @@ impl Consumer for Writer<'_, '_> {
                 Ok(())
             }
             Err(failure) => {
-                // Its temporary file goes before anything is said of it.
                 file.handle = None;
                 self.failed(&file, failure)
             }

@@ -37,7 +37,7 @@ use crate::error::{Error, Result};
 use crate::format::node::{Content, Node, NodeKind, Xattr, decode_items, decode_nodes};
 use crate::ops::backup::Interrupt;
 use crate::ops::snapshots::{self, node_at, open_reader, split_spec};
-use crate::ops::window::{Windows, is_of_one_object, thread_count};
+use crate::ops::window::{Settings, Windows, is_of_one_object, thread_count, with_windows};
 use crate::stats::Stats;
 use crate::store::reader::ChunkReader;
 use crate::store::tree::{Chunks, read_all};
@@ -165,12 +165,14 @@ impl Tally<'_> {
         if !is_of_one_object(&error) {
             return Err(error.into());
         }
-        self.trouble(
-            TroubleKind::Damaged,
-            String::from_utf8_lossy(path),
-            chain(&error),
-        );
+        self.damaged(path, &error);
         Ok(())
+    }
+
+    /// An item is lost by damage.
+    fn damaged(&self, path: &[u8], error: &StoreError) {
+        let path = String::from_utf8_lossy(path);
+        self.trouble(TroubleKind::Damaged, path, chain(error));
     }
 
     /// The target refused an item; a full disk ends the run.
@@ -273,37 +275,33 @@ pub fn restore(
         id_key,
     };
     let threads = options.threads.unwrap_or_else(thread_count).clamp(1, 256);
-    let windows = Windows::new(
-        reader.clone(),
-        &writer,
-        true,
-        options.in_place,
+    let settings = Settings {
+        reader: reader.clone(),
+        check: true,
+        compare: options.in_place,
         threads,
-        interrupt.clone(),
-    );
-    let mut walk = Walk {
-        reader: &reader,
-        target: &target,
-        tally: &tally,
-        filter: &filter,
-        in_place: options.in_place,
-        windows,
-        summary: RestoreSummary {
-            snapshot: snapshot.id.to_string(),
-            ..RestoreSummary::default()
-        },
+        stop: interrupt.clone(),
     };
-    match node.is_directory() {
-        // The root of a snapshot is no directory of the source: its metadata mean nothing.
-        true => walk.directory(&node, !node.name.is_empty())?,
-        false => walk.single(node)?,
-    }
-    let Walk {
-        windows,
-        mut summary,
-        ..
-    } = walk;
-    windows.finish()?;
+    let mut summary = with_windows(&settings, &writer, |windows| {
+        let mut walk = Walk {
+            reader: &reader,
+            target: &target,
+            tally: &tally,
+            filter: &filter,
+            in_place: options.in_place,
+            windows,
+            summary: RestoreSummary {
+                snapshot: snapshot.id.to_string(),
+                ..RestoreSummary::default()
+            },
+        };
+        match node.is_directory() {
+            // The root of a snapshot is no directory of the source: its metadata mean nothing.
+            true => walk.directory(&node, !node.name.is_empty())?,
+            false => walk.single(node)?,
+        }
+        Ok(walk.summary)
+    })?;
     finish(&target, &tally, &mut summary)?;
     summary.files = tally.files.load(Ordering::Relaxed);
     summary.files_unchanged = tally.unchanged.load(Ordering::Relaxed);
@@ -389,17 +387,17 @@ struct Level {
     included: bool,
 }
 
-struct Walk<'w, 'a> {
+struct Walk<'w, 'v, 'c, 'a> {
     reader: &'w Arc<ChunkReader>,
     target: &'w RestoreTarget,
     tally: &'w Tally<'a>,
     filter: &'w Filter,
     in_place: bool,
-    windows: Windows<'w, Writer<'w, 'a>>,
+    windows: &'w mut Windows<'v, Writer<'c, 'a>>,
     summary: RestoreSummary,
 }
 
-impl Walk<'_, '_> {
+impl Walk<'_, '_, '_, '_> {
     /// Restores what is in a directory; itself too, as the target, if `own`.
     fn directory(&mut self, node: &Node, own: bool) -> Result<()> {
         let mut path = Vec::new();

@@ -184,17 +184,14 @@ impl<'r> CheckContents<'r> {
         self.rows.load(Ordering::Relaxed)
     }
 
-    fn failed(&self, file: &ContentCheck, error: StoreError) -> Result<()> {
-        if !is_of_one_object(&error) {
-            return Err(error.into());
-        }
+    /// Reports why a content could not be read.
+    fn failed(&self, file: &ContentCheck, error: &StoreError) {
         self.report.file(
             FindingKind::Damaged,
             &file.snapshot,
             &file.path,
-            describe(&error),
+            describe(error),
         );
-        Ok(())
     }
 }
 
@@ -208,6 +205,9 @@ impl Consumer for CheckContents<'_> {
                 .bytes_read
                 .add(u64::try_from(bytes.len()).expect("a length fits 64 bits"));
             if let Err(e) = file.bytes(bytes, &self.secret) {
+                if !is_of_one_object(&e) {
+                    return Err(e.into());
+                }
                 // The first error is said at the end, so that a file has one line.
                 file.failure.get_or_insert(e);
                 return Ok(());
@@ -216,22 +216,23 @@ impl Consumer for CheckContents<'_> {
         Ok(())
     }
 
-    fn end(&self, mut file: ContentCheck, failure: Option<StoreError>) -> Result<()> {
-        if let Some(e) = failure.or(file.failure.take()) {
-            return self.failed(&file, e);
+    fn end(&self, mut file: ContentCheck, failure: Option<&StoreError>) -> Result<()> {
+        let own = file.failure.take();
+        if let Some(e) = failure.or(own.as_ref()) {
+            self.failed(&file, e);
+            return Ok(());
         }
         match file.finish() {
             Ok(None) => {}
             Ok(Some(wrong)) => {
                 self.report
-                    .file(FindingKind::Damaged, &file.snapshot, &file.path, wrong)
+                    .file(FindingKind::Damaged, &file.snapshot, &file.path, wrong);
             }
-            Err(e) => return self.failed(&file, e),
+            Err(e) if is_of_one_object(&e) => self.failed(&file, &e),
+            Err(e) => return Err(e.into()),
         }
-        self.rows.fetch_add(
-            file.rows.as_ref().map_or(0, |rows| rows.count),
-            Ordering::Relaxed,
-        );
+        let rows = file.rows.as_ref().map_or(0, |rows| rows.count);
+        self.rows.fetch_add(rows, Ordering::Relaxed);
         tracing::trace!(bytes = file.size, "content verified");
         Ok(())
     }

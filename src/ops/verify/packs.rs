@@ -143,20 +143,11 @@ impl<'r> Packs<'r> {
             match len {
                 None => {
                     self.absent.insert(pack);
-                    self.known
-                        .get_mut()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .packs
-                        .insert(pack);
                 }
                 Some(len) if lengths && len != table.len => {
                     let what = format!("it has {len} bytes, the index says {}", table.len);
                     self.report.damaged(self.name(pack), what);
-                    self.known
-                        .get_mut()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .packs
-                        .insert(pack);
+                    self.lost(pack);
                 }
                 Some(_) => {}
             }
@@ -182,16 +173,19 @@ impl<'r> Packs<'r> {
             }
             Err(e) if is_unreadable(e.kind) => {
                 self.report.damaged(name, describe(&e));
+                self.lost(pack);
                 Ok(None)
             }
             Err(e) => Err(e.into()),
         }
     }
 
+    /// Says that a pack is lost, unless the log condemned it meanwhile: then what is needed of it is elsewhere.
     fn absent(&self, pack: u32) -> Result<()> {
         let now = repository_state(self.repository, self.state)?;
         let hash = self.index.packs()[pack as usize].name;
         if !now.is_condemned_pack(&hash) {
+            self.lost(pack);
             self.report
                 .damaged(self.name(pack), "it is gone, although the log names it");
         }
@@ -245,7 +239,6 @@ impl<'r> Packs<'r> {
         let found = match found {
             Ok(found) => found,
             Err(StoreError::Backend(e)) if e.kind == BackendErrorKind::NotFound => {
-                self.lost(pack);
                 return self.absent(pack);
             }
             Err(StoreError::Backend(e)) if is_unreadable(e.kind) => {

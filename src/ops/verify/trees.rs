@@ -14,7 +14,7 @@ use crate::format::node::{Content, Hole, Node, NodeKind, Xattr, decode_items, de
 use crate::format::snapshot::{Record, SkippedItem};
 use crate::ops::backup::Interrupt;
 use crate::ops::snapshots::{Snapshot, frame_decoder};
-use crate::ops::window::{Windows, is_of_one_object};
+use crate::ops::window::{Settings, Windows, is_of_one_object, with_windows};
 use crate::stats::Stats;
 use crate::store::chunk_index::ChunkIndex;
 use crate::store::reader::{ChunkReader, missing};
@@ -123,18 +123,17 @@ impl Trees<'_> {
                 frame_decoder,
             )?;
             let reader = Arc::new(reader);
-            // Where every pack was read whole, the ids of its chunks were recomputed already.
-            let mut windows = Windows::new(
-                reader.clone(),
-                &consumer,
-                !self.known.complete,
-                false,
-                self.threads,
-                self.stop.clone(),
-            );
-            let walked = walk
-                .snapshot(snapshot, &reader, &mut windows)
-                .and_then(|()| windows.finish());
+            let settings = Settings {
+                reader: reader.clone(),
+                // Where every pack was read whole, the ids of its chunks were recomputed already.
+                check: !self.known.complete,
+                compare: false,
+                threads: self.threads,
+                stop: self.stop.clone(),
+            };
+            let walked = with_windows(&settings, &consumer, |windows| {
+                walk.snapshot(snapshot, &reader, windows)
+            });
             match walked {
                 Ok(()) => summary.snapshots += 1,
                 Err(Error::Store(e @ StoreError::Forgotten { .. })) if !self.one => {
@@ -185,11 +184,11 @@ struct Place<'p> {
 }
 
 impl Walk<'_, '_> {
-    fn snapshot<'c>(
+    fn snapshot(
         &mut self,
         snapshot: &Snapshot,
         reader: &Arc<ChunkReader>,
-        windows: &mut Windows<'c, CheckContents<'c>>,
+        windows: &mut Windows<'_, CheckContents<'_>>,
     ) -> Result<()> {
         let mut place = Place {
             snapshot,
@@ -299,11 +298,11 @@ impl Walk<'_, '_> {
     }
 
     /// Whether a node can be restored; reports it if not. Directories' own streams are walked by the caller.
-    fn node<'c>(
+    fn node(
         &mut self,
         node: &Node,
         place: &Place<'_>,
-        windows: &mut Windows<'c, CheckContents<'c>>,
+        windows: &mut Windows<'_, CheckContents<'_>>,
     ) -> Result<bool> {
         let mut good = true;
         if let Some(content) = &node.xattrs_stream {

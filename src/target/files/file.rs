@@ -154,10 +154,11 @@ impl RestoreTarget {
     }
 
     /// Keeps an existing file whose content is the archived one and sets its metadata. `false`: nothing was done, because it has other
-    /// names than the archive's, perhaps outside the target; the caller replaces it. Ask [`RestoreTarget::claim_name`] before.
+    /// names, perhaps outside the target, and other metadata; the caller replaces it. Ask [`RestoreTarget::claim_name`] before.
     pub fn adopt_file(&self, file: &ExistingFile, node: &Node, xattrs: &[Xattr]) -> Result<bool> {
-        if file.has_other_names() && node.link_group.is_none() {
-            return Ok(false);
+        if file.has_other_names() {
+            let differences = self.compare_metadata(&file.path, node, xattrs)?;
+            return Ok(node.link_group.is_some() && differences.is_empty());
         }
         self.apply(&file.path, file.fd.as_fd(), node, xattrs)?;
         Ok(true)

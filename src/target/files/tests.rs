@@ -383,6 +383,11 @@ fn nothing_leaves_the_target() {
             .adopt_file(&existing, &file(b"untouched"), &[])
             .unwrap()
     );
+    let grouped = Node {
+        link_group: Some(4),
+        ..file(b"untouched")
+    };
+    assert!(!target.adopt_file(&existing, &grouped, &[]).unwrap());
     write(&target, "shared", &file(b"mine"), b"mine").unwrap();
     // A group whose first name became a link.
     let linked = Node {
