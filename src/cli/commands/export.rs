@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use holdfast::ops::browse::{Damage, Place};
-use holdfast::ops::dated::{DatedOptions, export_dated};
+use holdfast::ops::dated::{DatedOptions, DatedSummary, export_dated};
 use holdfast::ops::export::{ExportSummary, TarOptions, TarOutput, export_tar};
 use holdfast::target::files::RestoreOptions;
 use holdfast::target::tar::Compression;
@@ -15,64 +15,14 @@ use crate::cli::open::Usage;
 use crate::cli::output::{self, Output};
 use crate::cli::progress;
 
-/// Writes the archive or the folder.
+/// Writes the archive.
 pub(super) fn run(context: &Context<'_>, args: &Export) -> anyhow::Result<u8> {
-    match args.format {
-        Format::Dated => dated(context, args),
-        Format::Tar => tar(context, args, Compression::None),
-        Format::TarZst => tar(context, args, Compression::Zstd(None)),
-        Format::TarGz => tar(context, args, Compression::Gzip(None)),
-    }
-}
-
-fn dated(context: &Context<'_>, args: &Export) -> anyhow::Result<u8> {
-    let place = Place::parse(&args.place)?;
-    if !place.path.is_empty() {
-        return Err(
-            Usage("a dated folder is made of a whole snapshot: leave out the path".into()).into(),
-        );
-    }
-    let opened = context.repository()?;
-    let options = DatedOptions {
-        snapshot: place.snapshot,
-        target: args.output.clone(),
-        zone: TimeZone::system(),
-        restore: RestoreOptions {
-            ownership: super::restore::ownership(args.owner),
-            ..RestoreOptions::default()
-        },
+    let compression = match args.format {
+        Format::Dated => return run_dated(context, args),
+        Format::Tar => Compression::None,
+        Format::TarZst => Compression::Zstd(None),
+        Format::TarGz => Compression::Gzip(None),
     };
-    let interrupt = context.interrupt();
-    let exported = export_dated(
-        &opened.repository,
-        &options,
-        &interrupt,
-        &mut |damage: &Damage| progress::warning(&damage.to_string()),
-    )?;
-    let mut output = Output::new(context.global.json);
-    if output.is_json() {
-        summary(&mut output, &opened, &exported)?;
-    } else {
-        output.line(format!(
-            "exported {}, {} into {}",
-            output::counted(exported.files, "file", "files"),
-            output::bytes(exported.bytes),
-            exported.folder.display()
-        ))?;
-        if !exported.left_out.is_empty() {
-            let names = exported.left_out.join(", ");
-            output.line(format!("  without what has no place in it: {names}"))?;
-        }
-        for (path, reason) in &exported.failures {
-            output.line(format!("  NOT written: {path}: {reason}"))?;
-        }
-    }
-    output.flush()?;
-    let damaged = opened.damaged || exported.damaged > 0;
-    Ok(code(damaged, exported.failed > 0))
-}
-
-fn tar(context: &Context<'_>, args: &Export, compression: Compression) -> anyhow::Result<u8> {
     let to_stdout = args.output == Path::new("-");
     if to_stdout && context.global.json {
         return Err(Usage("an archive on stdout leaves no room for --json".into()).into());
@@ -107,6 +57,60 @@ fn tar(context: &Context<'_>, args: &Export, compression: Compression) -> anyhow
         output.flush()?;
     }
     Ok(code(opened.damaged || exported.damaged > 0, false))
+}
+
+/// Makes the dated folder.
+fn run_dated(context: &Context<'_>, args: &Export) -> anyhow::Result<u8> {
+    if args.output == Path::new("-") {
+        return Err(Usage("the dated form is a folder: say in which one it is made".into()).into());
+    }
+    let place = Place::parse(&args.place)?;
+    if !place.path.is_empty() {
+        let text = "the dated form is made of a whole snapshot, not of a path in it";
+        return Err(Usage(text.into()).into());
+    }
+    let opened = context.repository()?;
+    let options = DatedOptions {
+        snapshot: place.snapshot,
+        target: args.output.clone(),
+        zone: TimeZone::system(),
+        restore: RestoreOptions {
+            ownership: super::restore::ownership(args.owner),
+            ..RestoreOptions::default()
+        },
+    };
+    let interrupt = context.interrupt();
+    let exported = export_dated(
+        &opened.repository,
+        &options,
+        &interrupt,
+        &mut |damage: &Damage| progress::warning(&damage.to_string()),
+    )?;
+    for (path, reason) in &exported.failures {
+        progress::warning(&format!("{path}: {reason}"));
+    }
+    let mut output = Output::new(context.global.json);
+    match output.is_json() {
+        true => summary(&mut output, &opened, &exported)?,
+        false => output.line(dated_in_words(&exported))?,
+    }
+    output.flush()?;
+    let damaged = opened.damaged || exported.damaged > 0;
+    Ok(code(damaged, exported.failed > 0))
+}
+
+fn dated_in_words(exported: &DatedSummary) -> String {
+    let mut text = format!(
+        "made {}: {}, {}",
+        exported.folder.display(),
+        output::counted(exported.files, "file", "files"),
+        output::bytes(exported.bytes)
+    );
+    if !exported.left_out.is_empty() {
+        text.push_str("; without a place in it: ");
+        text.push_str(&exported.left_out.join(", "));
+    }
+    text
 }
 
 fn in_words(exported: &ExportSummary) -> String {
