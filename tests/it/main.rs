@@ -1,6 +1,7 @@
 //! The integration tests: one binary, a module for each subject.
 
 mod archive;
+mod cli;
 mod pg_archive;
 mod pg_cluster;
 mod pg_connect;
