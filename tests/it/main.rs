@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod archive;
+mod cli;
 mod golden;
 mod pg_archive;
 mod pg_cluster;

@@ -7,6 +7,7 @@ mod demo;
 mod diff;
 mod export;
 mod init;
+mod key;
 mod restore;
 mod shell;
 mod site;
@@ -79,6 +80,7 @@ pub(super) fn run(args: Args, signals: &Signals) -> anyhow::Result<u8> {
         Command::Verify(args) => verify::run(&context, &args),
         Command::Stats(args) => stats::run(&context, &args),
         Command::Manifest(args) => cat::manifest(&context, &args),
+        Command::Key(args) => key::run(&context, &args),
         Command::Demo(args) => demo::run(&context, &args),
         Command::Completions(args) => shell::completions(&args),
         Command::Man(args) => shell::man(&args),
