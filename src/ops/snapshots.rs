@@ -169,9 +169,9 @@ mod tests {
 
     fn snapshots() -> Vec<Snapshot> {
         let days = [1_700_000_000, 1_700_086_400, 1_700_172_800];
-        let all = days.iter().enumerate().map(|(i, seconds)| Snapshot {
-            id: ObjectHash([0x11 * (i as u8 + 1); 32]),
-            seq: i as u64,
+        let all = (0u8..).zip(&days).map(|(i, seconds)| Snapshot {
+            id: ObjectHash([0x11 * (i + 1); 32]),
+            seq: u64::from(i),
             record: Record {
                 name: (i == 1).then(|| "before-upgrade".into()),
                 started: Timestamp {
