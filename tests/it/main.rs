@@ -1,8 +1,15 @@
 //! The integration tests: one binary, a module for each subject.
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test that can't go on ends, and says on the terminal what it saw"
+)]
 
 mod archive;
 mod cli;
+mod damage;
 mod golden;
 mod pg_archive;
 mod pg_cluster;
@@ -10,4 +17,5 @@ mod pg_connect;
 mod pg_dump;
 mod pg_restore;
 mod pg_tls;
+mod place;
 mod tidy;
