@@ -9,6 +9,8 @@
 
 mod archive;
 mod cli;
+mod concurrent;
+mod crash;
 mod damage;
 mod golden;
 mod pg_archive;
