@@ -8,6 +8,7 @@
 )]
 
 mod archive;
+mod bad_input;
 mod cli;
 mod concurrent;
 mod crash;
@@ -20,4 +21,5 @@ mod pg_dump;
 mod pg_restore;
 mod pg_tls;
 mod place;
+mod shared_dedup;
 mod tidy;
