@@ -9,6 +9,7 @@
 
 mod archive;
 mod bad_input;
+mod bounded;
 mod cli;
 mod concurrent;
 mod crash;
