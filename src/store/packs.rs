@@ -17,6 +17,9 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::RecvTimeoutError;
 
 use super::StoreError;
 use super::session::{PacksDurable, RunsDurable, Session};
@@ -31,6 +34,9 @@ use crate::format::pack::{
 };
 use crate::format::padme::padme;
 use crate::stats::Stats;
+
+/// A run is written at least so often while packs are, so that a run that is killed loses at most so much of its work.
+const RUN_EVERY: Duration = Duration::from_secs(15);
 
 /// A compressed frame that shall be stored.
 #[derive(Debug)]
@@ -312,11 +318,24 @@ impl Shared {
     fn close_packs(&self, receiver: &crossbeam_channel::Receiver<OpenPack>) -> StoredPacks {
         let mut stored = StoredPacks::default();
         let mut run = RunBuilder::default();
-        for pack in receiver {
+        let mut last_run = Instant::now();
+        loop {
+            let received = receiver.recv_timeout(RUN_EVERY);
+            if matches!(received, Err(RecvTimeoutError::Disconnected)) {
+                break;
+            }
             if self.failed.load(Ordering::Acquire) {
                 continue;
             }
-            if let Err(error) = self.close_pack(pack, &mut run, &mut stored) {
+            let mut result = match received {
+                Ok(pack) => self.close_pack(pack, &mut run, &mut stored),
+                Err(_nothing_yet) => Ok(()),
+            };
+            if result.is_ok() && last_run.elapsed() >= RUN_EVERY {
+                last_run = Instant::now();
+                result = self.write_run(&mut run, &mut stored);
+            }
+            if let Err(error) = result {
                 self.fail(error);
             }
         }

@@ -359,6 +359,9 @@ fn take_tree(engine: &Engine, options: &BackupOptions, tree: &mut Tree) -> Resul
     if let Some(failure) = tree.failure.take() {
         return fail(engine, component, &base, failure);
     }
+    if let Some(subtree) = parent.as_ref().and_then(|parent| parent.node.subtree) {
+        engine.sink.stats.bytes_expected.add(subtree.bytes);
+    }
     let parent = parent.map(|parent| Parent {
         tree: engine.parent_tree(),
         node: parent.node,

@@ -582,7 +582,15 @@ fn stored(
     node.content = item.content;
     node.digest = item.digest;
     node.consistency = reading.consistency;
-    count(shared, found.old.is_some());
+    let same = |old: &Node| {
+        old.content == node.content && old.size == node.size && old.modified == node.modified
+    };
+    // Read again because its time was too close to the parent's, and nothing came of it.
+    if found.old.as_ref().is_some_and(|old| same(old)) {
+        shared.sink.stats.files_unmodified.one();
+    } else {
+        count(shared, found.old.is_some());
+    }
     match reading.consistency {
         Consistency::Whole => {
             report_bit_rot(shared, &found, &reading.stat, &node);

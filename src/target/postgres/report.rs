@@ -24,7 +24,7 @@ pub enum OnError {
 
 /// Part of a restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Roles, tablespaces.
     Globals,
@@ -50,7 +50,7 @@ pub enum Phase {
 
 /// Something that was not restored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub struct Failure {
     /// When.
     pub phase: Phase,
@@ -65,7 +65,7 @@ pub struct Failure {
 
 /// One table's rows.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default, rename_all = "kebab-case")]
+#[serde(default, rename_all = "snake_case")]
 pub struct TableReport {
     /// Schema.
     pub schema: String,
@@ -87,7 +87,7 @@ pub struct TableReport {
 
 /// A table whose restored rows are not the archived ones.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default, rename_all = "kebab-case")]
+#[serde(default, rename_all = "snake_case")]
 pub struct Difference {
     /// What: a table, a sequence, large objects.
     pub object: String,
@@ -99,7 +99,7 @@ pub struct Difference {
 
 /// The comparison of what was restored with what was archived.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default, rename_all = "kebab-case")]
+#[serde(default, rename_all = "snake_case")]
 pub struct CheckReport {
     /// Tables compared.
     pub tables: u64,
@@ -111,7 +111,7 @@ pub struct CheckReport {
 
 /// What a restore of one database did.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(default, rename_all = "kebab-case")]
+#[serde(default, rename_all = "snake_case")]
 pub struct RestoreReport {
     /// Name of the restored database.
     pub database: String,
