@@ -455,12 +455,7 @@ impl Against<'_> {
         Ok(())
     }
 
-    fn content(
-        &self,
-        file: &FileCheck,
-        existing: &ExistingFile,
-        block: &mut Vec<u8>,
-    ) -> Result<()> {
+    fn content(&self, file: &FileCheck, existing: &ExistingFile, block: &mut [u8]) -> Result<()> {
         let same = match &file.node.digest {
             Some(digest) => self
                 .digest_of(existing, block)

@@ -141,7 +141,7 @@ fn every_flip_is_found() {
         let mut flips = 0;
         for (name, bytes) in &objects {
             // All of the beginning and the end, where the structure is; a sample of the rest.
-            let dense = |at: &usize| *at < 12 || bytes.len() - at <= 34 || at % 61 == 0;
+            let dense = |at: &usize| *at < 12 || bytes.len() - at <= 34 || at.is_multiple_of(61);
             for at in (0..bytes.len()).filter(dense) {
                 let (with_key, without) = flip(&backend, name, at);
                 assert_eq!(with_key, 4, "{name} at {at}");
