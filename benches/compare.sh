@@ -31,7 +31,7 @@ measure() {
     /usr/bin/time -f '%e %M' -o "$work/time" "$@" >"$work/out" 2>"$work/err" || { cat "$work/err" >&2; exit 1; }
     after=$(stored "$repo")
     read -r wall peak <"$work/time"
-    printf '%-12s %-9s %8.2f s %7.1f MB peak %9.1f MB stored\n' "$name" "$tool" "$wall" "$((peak / 1024))" "$(((after - before) / 1000))e-3"
+    printf "%-12s %-9s %8.2f s %7d MB peak %9d kB stored\n" "$name" "$tool" "$wall" "$((peak / 1024))" "$(((after - before) / 1000))"
 }
 
 find "$share" -type f -print0 | xargs -0 cat >/dev/null

@@ -356,8 +356,8 @@ pub(super) struct Export {
     /// The form
     #[arg(long, short, value_enum, default_value_t = Format::Tar)]
     pub(super) format: Format,
-    /// The file to write, - for stdout
-    #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    /// The file to write, - for stdout; for the dated form the folder in which it is made
+    #[arg(long, short, value_name = "FILE", value_hint = ValueHint::AnyPath)]
     pub(super) output: PathBuf,
 }
 
@@ -372,6 +372,9 @@ pub(super) enum Format {
     /// Compressed with gzip
     #[value(name = "tar.gz")]
     TarGz,
+    /// A folder YYYY-MM-DD/{QlikShare,Certificates,Database}
+    #[value(name = "dated")]
+    Dated,
 }
 
 #[derive(Debug, ClapArgs)]

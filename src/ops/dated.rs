@@ -93,8 +93,8 @@ pub fn export_dated(
     let name = folder_name(snapshot.record.started, &options.zone);
     let folder = options.target.join(&name);
     let failed = |e| Error::local(format!("cannot create {}", folder.display()), e);
-    std::fs::create_dir_all(&options.target).map_err(failed)?;
     refuse_repository(repository, &options.target)?;
+    std::fs::create_dir_all(&options.target).map_err(failed)?;
     if folder.symlink_metadata().is_ok() {
         return Err(failed(std::io::ErrorKind::AlreadyExists.into()));
     }

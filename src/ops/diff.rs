@@ -73,6 +73,8 @@ pub enum Change {
         rows_before: u64,
         /// Rows now.
         rows_after: u64,
+        /// Its columns are other ones, or in another order.
+        columns: bool,
     },
     /// A database with other properties: name of the property, what it was, what it is.
     Database {
@@ -119,7 +121,11 @@ impl Change {
             Self::Table {
                 rows_before,
                 rows_after,
-            } => Some(format!("{rows_before} → {rows_after} rows")),
+                columns,
+            } => {
+                let others = if *columns { ", other columns" } else { "" };
+                Some(format!("{rows_before} → {rows_after} rows{others}"))
+            }
             Self::Database { facts } => {
                 let facts = facts
                     .iter()
@@ -421,6 +427,7 @@ impl Diff<'_, '_> {
         let change = Change::Table {
             rows_before: old.0.rows,
             rows_after: new.0.rows,
+            columns: old.1 != new.1,
         };
         self.tell(&difference(&paths.1, before, after, change))
     }
@@ -537,7 +544,10 @@ fn database_facts(old: &DatabaseInfo, new: &DatabaseInfo) -> Vec<(&'static str, 
         let differ = |s: &&crate::format::database::SequenceState| !b.sequences.contains(s);
         let changed = a.sequences.iter().filter(differ);
         let shown: Vec<String> = changed
-            .map(|s| format!("{}.{} = {}", s.schema, s.name, s.last_value))
+            .map(|s| {
+                let next = if s.is_called { "after" } else { "at" };
+                format!("{}.{} {next} {}", s.schema, s.name, s.last_value)
+            })
             .collect();
         shown.join(", ")
     };
@@ -608,5 +618,59 @@ impl From<&Difference> for DifferenceInfo {
             size_before: difference.size.0,
             size_after: difference.size.1,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::database::SequenceState;
+
+    #[test]
+    fn only_what_says_something_is_a_fact() {
+        let old = DatabaseInfo {
+            lsn: "0/1".into(),
+            snapshot_time: "yesterday".into(),
+            extensions: vec![("b".into(), "1".into()), ("a".into(), "2".into())],
+            sequences: vec![SequenceState {
+                schema: "public".into(),
+                name: "s".into(),
+                last_value: 1,
+                is_called: false,
+            }],
+            ..DatabaseInfo::default()
+        };
+        let mut new = old.clone();
+        new.lsn = "0/2".into();
+        new.snapshot_time = "today".into();
+        new.extensions.reverse();
+        assert_eq!(database_facts(&old, &new), []);
+        new.sequences[0].is_called = true;
+        new.server_version = "17.2".into();
+        let facts = database_facts(&old, &new);
+        let expected = [
+            ("server", "", "17.2"),
+            ("sequences", "public.s at 1", "public.s after 1"),
+        ];
+        let expected = expected.map(|(name, a, b)| (name, a.to_owned(), b.to_owned()));
+        assert_eq!(facts, expected);
+        let change = Change::Table {
+            rows_before: 2,
+            rows_after: 3,
+            columns: true,
+        };
+        assert_eq!(
+            change.detail().as_deref(),
+            Some("2 → 3 rows, other columns")
+        );
+    }
+
+    #[test]
+    fn tables_and_databases_are_known_by_their_paths() {
+        assert!(is_table(b"databases/QSR/tables/public/a"));
+        assert!(!is_table(b"databases/QSR/tables/public"));
+        assert!(!is_table(b"databases/QSR/tables/public/a/000000"));
+        assert!(is_database_info(b"databases/QSR/database.json"));
+        assert!(!is_database_info(b"shares/QSR/database.json"));
     }
 }

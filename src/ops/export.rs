@@ -168,7 +168,12 @@ pub(super) fn refuse_repository(repository: &Repository, folder: &Path) -> Resul
         .backend()
         .local_path()
         .and_then(|root| root.canonicalize().ok());
-    let inside = root.filter(|root| folder.canonicalize().is_ok_and(|f| f.starts_with(root)));
+    // The part of the path that exists decides.
+    let absolute = std::path::absolute(folder).unwrap_or_else(|_e| folder.to_path_buf());
+    let real = absolute
+        .ancestors()
+        .find_map(|path| path.canonicalize().ok());
+    let inside = root.filter(|root| real.is_some_and(|real| real.starts_with(root)));
     match inside {
         None => Ok(()),
         Some(root) => Err(Error::Message(format!(

@@ -415,3 +415,56 @@ fn fetch(
 pub(crate) fn write_zeros(out: &mut dyn std::io::Write, len: u64) -> std::io::Result<()> {
     std::io::copy(&mut std::io::Read::take(std::io::repeat(0), len), out).map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_that_lie_are_damage() {
+        let check = |size: u64, holes: &[(u64, u64)], chunks: &[usize], expected: Option<&str>| {
+            let (sender, _receiver) = mpsc::channel(1);
+            let mut feeder: Feeder<()> = Feeder::new(sender, Interrupt::default());
+            let holes = holes.iter().map(|(offset, len)| Hole {
+                offset: *offset,
+                len: *len,
+            });
+            let layout = Layout::new(size, holes.collect());
+            let run = |feeder: &mut Feeder<()>, mut layout: Layout| -> Result<()> {
+                layout.zeros(feeder)?;
+                for (want, len) in chunks.iter().enumerate() {
+                    layout.chunk(feeder, want, *len)?;
+                }
+                layout.end()
+            };
+            let outcome = run(&mut feeder, layout);
+            let step = |step: &Step<()>| match step {
+                Step::Part { want, start, len } => format!("{want}:{start}+{len}"),
+                Step::Zeros(len) => format!("0x{len}"),
+                _ => String::new(),
+            };
+            let steps: Vec<String> = feeder.steps.iter().map(step).collect();
+            match expected {
+                Some(expected) => {
+                    outcome.unwrap();
+                    assert_eq!(steps.join(" "), expected);
+                }
+                None => assert_eq!(outcome.unwrap_err().exit_code(), 4),
+            }
+        };
+        check(0, &[], &[], Some(""));
+        check(30, &[], &[10, 20], Some("0:0+10 1:0+20"));
+        check(
+            30,
+            &[(0, 5), (10, 5), (25, 5)],
+            &[12, 3],
+            Some("0x5 0:0+5 0x5 0:5+7 1:0+3 0x5"),
+        );
+        check(9, &[(0, 9)], &[], Some("0x9"));
+        check(29, &[], &[10, 20], None);
+        check(31, &[], &[10, 20], None);
+        check(30, &[(40, 5)], &[30], None);
+        check(30, &[(0, 10), (5, 10)], &[10], None);
+        check(30, &[(20, u64::MAX)], &[20], None);
+    }
+}

@@ -2,9 +2,13 @@
 
 use std::path::Path;
 
+use holdfast::error::Error;
 use holdfast::ops::browse::{Damage, Place};
+use holdfast::ops::dated::{DatedOptions, DatedSummary, export_dated};
 use holdfast::ops::export::{ExportSummary, TarOptions, TarOutput, export_tar};
+use holdfast::target::files::RestoreOptions;
 use holdfast::target::tar::Compression;
+use jiff::tz::TimeZone;
 
 use super::{Context, code, summary};
 use crate::cli::args::{Export, Format};
@@ -14,6 +18,12 @@ use crate::cli::progress;
 
 /// Writes the archive.
 pub(super) fn run(context: &Context<'_>, args: &Export) -> anyhow::Result<u8> {
+    let compression = match args.format {
+        Format::Dated => return run_dated(context, args),
+        Format::Tar => Compression::None,
+        Format::TarZst => Compression::Zstd(None),
+        Format::TarGz => Compression::Gzip(None),
+    };
     let to_stdout = args.output == Path::new("-");
     if to_stdout && context.global.json {
         return Err(Usage("an archive on stdout leaves no room for --json".into()).into());
@@ -21,11 +31,7 @@ pub(super) fn run(context: &Context<'_>, args: &Export) -> anyhow::Result<u8> {
     let opened = context.repository()?;
     let options = TarOptions {
         place: Place::parse(&args.place)?,
-        compression: match args.format {
-            Format::Tar => Compression::None,
-            Format::TarZst => Compression::Zstd(None),
-            Format::TarGz => Compression::Gzip(None),
-        },
+        compression,
     };
     let target = match to_stdout {
         true => TarOutput::Stream(Box::new(std::io::stdout())),
@@ -52,6 +58,57 @@ pub(super) fn run(context: &Context<'_>, args: &Export) -> anyhow::Result<u8> {
         output.flush()?;
     }
     Ok(code(opened.damaged || exported.damaged > 0, false))
+}
+
+/// Makes the dated folder.
+fn run_dated(context: &Context<'_>, args: &Export) -> anyhow::Result<u8> {
+    if args.output == Path::new("-") {
+        return Err(Usage("the dated form is a folder: say in which one it is made".into()).into());
+    }
+    let place = Place::parse(&args.place)?;
+    if !place.path.is_empty() {
+        let text = "the dated form is made of a whole snapshot, not of a path in it";
+        return Err(Error::Message(text.into()).into());
+    }
+    let opened = context.repository()?;
+    let options = DatedOptions {
+        snapshot: place.snapshot,
+        target: args.output.clone(),
+        zone: TimeZone::system(),
+        restore: RestoreOptions::default(),
+    };
+    let interrupt = context.interrupt();
+    let exported = export_dated(
+        &opened.repository,
+        &options,
+        &interrupt,
+        &mut |damage: &Damage| progress::warning(&damage.to_string()),
+    )?;
+    for (path, reason) in &exported.failures {
+        progress::warning(&format!("{path}: {reason}"));
+    }
+    let mut output = Output::new(context.global.json);
+    match output.is_json() {
+        true => summary(&mut output, &opened, &exported)?,
+        false => output.line(dated_in_words(&exported))?,
+    }
+    output.flush()?;
+    let damaged = opened.damaged || exported.damaged > 0;
+    Ok(code(damaged, exported.failed > 0))
+}
+
+fn dated_in_words(exported: &DatedSummary) -> String {
+    let mut text = format!(
+        "made {}: {}, {}",
+        exported.folder.display(),
+        output::counted(exported.files, "file", "files"),
+        output::bytes(exported.bytes)
+    );
+    if !exported.left_out.is_empty() {
+        text.push_str("; without a place in it: ");
+        text.push_str(&exported.left_out.join(", "));
+    }
+    text
 }
 
 fn in_words(exported: &ExportSummary) -> String {
