@@ -105,10 +105,13 @@ pub(super) enum Command {
     Manifest(Manifest),
     /// Restore files, or a database into a server
     Restore(Restore),
-    /// Write a snapshot or a part of it as a tar archive
+    /// Write a snapshot or a part of it as a tar archive, or as a dated folder
     Export(Export),
     /// Look for damage
     Verify(Verify),
+    /// Show what opens the repository
+    #[command(subcommand)]
+    Key(Key),
     /// Show what holdfast does on a sample site, and leave nothing behind
     Demo(Demo),
     /// Print a script that completes commands and flags in a shell
@@ -345,10 +348,11 @@ pub(super) struct Diff {
 
 #[derive(Debug, ClapArgs)]
 #[command(long_about = "\
-Write a snapshot or a part of it as a tar archive, to a file or to stdout.
+Write a snapshot or a part of it as a tar archive, to a file or to stdout; or as a dated folder.
 
-`holdfast export latest:shares/Apps --format tar.zst -o apps.tar.zst`. An output file appears under its name when it is \
-complete; one that is there is never replaced.")]
+`holdfast export latest:shares/Apps --format tar.zst -o apps.tar.zst`. `--format dated -o DIR` makes the folder \
+DIR/YYYY-MM-DD with QlikShare, Certificates and Database in it. What is written appears under its name when it is complete; \
+what is there is never replaced.")]
 pub(super) struct Export {
     /// A snapshot, or a file or directory in it
     #[arg(value_name = "SNAP[:PATH]")]
@@ -356,9 +360,12 @@ pub(super) struct Export {
     /// The form
     #[arg(long, short, value_enum, default_value_t = Format::Tar)]
     pub(super) format: Format,
-    /// The file to write, - for stdout; for the dated form the folder in which it is made
-    #[arg(long, short, value_name = "FILE", value_hint = ValueHint::AnyPath)]
+    /// The file to write, - for stdout; with dated the directory that the folder comes into
+    #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(super) output: PathBuf,
+    /// Whose files they become, with dated [default: names for root, leave for others]
+    #[arg(long, value_enum, value_name = "WHOSE")]
+    pub(super) owner: Option<Owner>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -541,6 +548,12 @@ pub(super) struct Demo {
     /// Files of the sample share
     #[arg(long, value_name = "N", default_value_t = 3000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(super) files: u32,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Key {
+    /// List the keys
+    List,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -15,12 +15,12 @@ use anyhow::Context;
 use holdfast::backend::{Backend, open_url};
 use holdfast::crypto::{Secret32, SystemRandom};
 use holdfast::format::key::KeyKind;
+use holdfast::site::SiteFile;
 use holdfast::site::config::Confidential;
 use holdfast::site::key_text::parse_recovery_key;
 use holdfast::site::secrets::{
     COMMAND_TIMEOUT, KeyMaterial, RepositoryKey, Secret, SecretError, SecretSource,
 };
-use holdfast::site::{SiteFile, redact_conninfo};
 use holdfast::store::{Ambient, KeyInfo, KeySecret, Remembered, Repository, StoreError};
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
@@ -270,7 +270,7 @@ impl Unlocker<'_> {
                 .into());
             }
             self.prompted = true;
-            let question = format!("passphrase of {}: ", redact_conninfo(self.place));
+            let question = format!("passphrase of {}: ", self.place);
             return Ok(KeyMaterial::Passphrase(prompt(&question, self.signals)?));
         };
         read_key(key)

@@ -55,13 +55,13 @@ pub(super) fn suspended<T>(f: impl FnOnce() -> T) -> T {
 
 /// Tells a warning.
 pub(super) fn warning(text: &str) {
-    // A closed stderr must not end a backup.
-    drop(writeln!(LogWriter, "holdfast: warning: {text}"));
+    note(&format!("warning: {text}"));
 }
 
 /// Tells something beside the results.
 pub(super) fn note(text: &str) {
-    drop(writeln!(LogWriter, "holdfast: {text}"));
+    // In one piece, so that no progress line comes between; a closed stderr must not end a backup.
+    drop(LogWriter.write_all(format!("holdfast: {text}\n").as_bytes()));
 }
 
 /// Tells that a signal arrived and the command is about to end.

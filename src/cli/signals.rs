@@ -74,10 +74,10 @@ impl Signals {
 
     fn arrived(&self) {
         let mut shared = self.shared();
-        if let Some(terminal) = &shared.terminal {
-            if let Err(errno) = tcsetattr(std::io::stdin(), OptionalActions::Flush, terminal) {
-                tracing::debug!("the terminal stays silent: {errno}");
-            }
+        if let Some(terminal) = &shared.terminal
+            && let Err(errno) = tcsetattr(std::io::stdin(), OptionalActions::Flush, terminal)
+        {
+            tracing::debug!("the terminal stays silent: {errno}");
         }
         match &shared.ask {
             Some(ask) if !shared.asked => ask(),

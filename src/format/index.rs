@@ -189,7 +189,8 @@ fn decode_pack(at: &mut Cursor<'_>) -> Result<RunPack, IndexFormatError> {
             (1, 0) => Some((at.hash("base")?, at.u32("base frame")?)),
             _ => return Err(IndexFormatError("base flag")),
         };
-        if raw_len > FRAME_RAW_MAX || u64::from(offset) + u64::from(sealed_len) > len {
+        if raw_len > FRAME_RAW_MAX || u64::from(offset).saturating_add(u64::from(sealed_len)) > len
+        {
             return Err(IndexFormatError("frame out of range"));
         }
         frames.push(RunFrame {
@@ -238,7 +239,7 @@ fn decode_block(at: &mut Cursor<'_>, run: &mut IndexRun) -> Result<(), IndexForm
             len: value(3, i),
         };
         let frame = position(&run.packs, entry.pack).and_then(|p| position(&p.frames, entry.frame));
-        let end = u64::from(entry.offset) + u64::from(entry.len);
+        let end = u64::from(entry.offset).saturating_add(u64::from(entry.len));
         if entry.len == 0 || frame.is_none_or(|f| end > u64::from(f.raw_len)) {
             return Err(IndexFormatError("entry out of range"));
         }
@@ -307,15 +308,16 @@ mod tests {
             len: 1000,
             frames,
         }];
-        let entries = (0..entries)
+        let entries = (0u32..)
+            .take(entries)
             .map(|i| {
                 let mut id = [0; 32];
-                id[..8].copy_from_slice(&(i as u64).to_be_bytes_for_test());
+                id[..8].copy_from_slice(&u64::from(i).to_be_bytes_for_test());
                 IndexEntry {
                     id: ChunkId(id),
                     pack: 0,
-                    frame: (i % 3) as u32,
-                    offset: i as u32,
+                    frame: i % 3,
+                    offset: i,
                     len: 17,
                 }
             })

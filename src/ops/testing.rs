@@ -75,10 +75,10 @@ pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
 pub(crate) fn sample_tree(root: &Path) {
     std::fs::create_dir_all(root.join("a/b/c")).unwrap();
     std::fs::create_dir_all(root.join("empty")).unwrap();
-    for i in 0..60u64 {
+    for (seed, i) in (0..60u64).zip(0usize..) {
         std::fs::write(
             root.join(format!("a/small-{i:03}")),
-            noise(i, 100 + (i as usize) * 7),
+            noise(seed, 100 + i * 7),
         )
         .unwrap();
     }

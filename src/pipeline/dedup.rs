@@ -77,3 +77,61 @@ impl ChunkStore for Dedup {
         Ok(self.packs.add(frame)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::index::{IndexEntry, IndexRun, RunFrame, RunPack};
+    use crate::stats::Stats;
+
+    fn id(number: u32) -> ChunkId {
+        ChunkId(*blake3::hash(&number.to_le_bytes()).as_bytes())
+    }
+
+    /// An index with the ids below `count`.
+    fn index(count: u32) -> ChunkIndex {
+        let frame = RunFrame {
+            raw_len: 1 << 20,
+            ..RunFrame::default()
+        };
+        let pack = RunPack {
+            frames: vec![frame],
+            ..RunPack::default()
+        };
+        let entry = |number| IndexEntry {
+            id: id(number),
+            pack: 0,
+            frame: 0,
+            offset: 0,
+            len: 1,
+        };
+        let run = IndexRun {
+            packs: vec![pack],
+            entries: (0..count).map(entry).collect(),
+        };
+        ChunkIndex::build([run], |_| true)
+    }
+
+    #[test]
+    fn one_claim_wins() {
+        let (_, repository) = crate::ops::testing::repository();
+        let session = Arc::new(repository.open_session().unwrap());
+        let packs = PackWriter::new(session, 1 << 20, Arc::new(Stats::default()));
+        let dedup = Dedup::new(Arc::new(index(500)), packs);
+        let won = std::sync::atomic::AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let new = (0..2000).filter(|number| dedup.claim(&id(*number)) == Claim::New);
+                    won.fetch_add(new.count(), std::sync::atomic::Ordering::SeqCst);
+                });
+            }
+        });
+        assert_eq!(
+            won.into_inner(),
+            1500,
+            "what the repository lacks, once each"
+        );
+        assert_eq!(dedup.index().relied_packs().len(), 1);
+    }
+}

@@ -19,6 +19,9 @@ use crate::error::{Error, Result};
 /// Work for a worker thread; it may take long, but never waits for a source or for another job.
 pub type Job = Box<dyn FnOnce(&mut Worker) -> Result<()> + Send>;
 
+/// The source that a unit is charged to, and its bytes.
+type Charge = (Arc<Source>, usize);
+
 struct Unit {
     job: Job,
     bytes: usize,
@@ -183,7 +186,7 @@ impl Pool {
         }
     }
 
-    fn next(&self) -> Option<(Job, Option<(Arc<Source>, usize)>)> {
+    fn next(&self) -> Option<(Job, Option<Charge>)> {
         let mut queues = lock(&self.shared.queues);
         loop {
             if self.is_stopped() {

@@ -67,9 +67,12 @@ struct OpenPack {
     directory: PackDirectory,
 }
 
+/// Taken out by whoever closes it.
+type SharedPack = Arc<Mutex<Option<OpenPack>>>;
+
 #[derive(Default)]
 struct Slot {
-    pack: Option<Arc<Mutex<Option<OpenPack>>>>,
+    pack: Option<SharedPack>,
 }
 
 struct Shared {
@@ -225,7 +228,7 @@ impl Shared {
         class: Class,
         chunks: &[FrameChunk],
         sealed_len: u64,
-    ) -> Result<(Arc<Mutex<Option<OpenPack>>>, ObjectKey, u32)> {
+    ) -> Result<(SharedPack, ObjectKey, u32)> {
         let slot = match class {
             Class::Tree => 2,
             _ => chunks
@@ -433,5 +436,80 @@ impl RunBuilder {
         }
         run.entries.par_sort_unstable();
         Some(run)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::{BackendErrorKind, Fault, Faulty, Memory};
+    use crate::format::header::Suite;
+    use crate::format::id::ChunkId;
+    use crate::store::Repository;
+
+    /// Writes frames of every class into small packs, ten frames a pack.
+    fn write(repository: &Arc<Repository>) -> Result<StoredPacks> {
+        let session = Arc::new(repository.open_session()?);
+        let packs = PackWriter::new(session, 20_000, Arc::new(Stats::default()));
+        for number in 0..90u32 {
+            let chunk = FrameChunk {
+                id: ChunkId(*blake3::hash(&number.to_le_bytes()).as_bytes()),
+                len: 2000,
+            };
+            packs.add(NewFrame {
+                class: Class::ALL[number as usize % 4],
+                encoding: Encoding::Raw,
+                raw_len: 2000,
+                chunks: vec![chunk],
+                body: &mut vec![5; 2000],
+            })?;
+        }
+        packs.finish()
+    }
+
+    /// Checks that every run names packs that exist, with their lengths; returns how many chunks the runs name.
+    fn check_runs(repository: &Repository) -> usize {
+        let backend = repository.backend();
+        let mut names = Vec::new();
+        let list = backend.list(ObjectKind::Index, &mut |info| names.push(info.name));
+        list.unwrap();
+        let mut chunks = 0;
+        for name in names {
+            let run = repository
+                .load_run(&ObjectHash(name.hash().unwrap()))
+                .unwrap();
+            for pack in &run.packs {
+                let name = ObjectName::hashed(ObjectKind::Pack, pack.name.0);
+                assert_eq!(backend.len(&name).unwrap(), pack.len);
+            }
+            chunks += run.entries.len();
+        }
+        chunks
+    }
+
+    #[test]
+    fn runs_follow_their_packs() {
+        let memory = Arc::new(Memory::default());
+        let faulty = Arc::new(Faulty::new(memory, None));
+        let repository = crate::ops::testing::create(faulty.clone(), Suite::Aes256Gcm);
+        write(&repository).unwrap();
+        let mut packs = 0;
+        let list = repository
+            .backend()
+            .list(ObjectKind::Pack, &mut |_| packs += 1);
+        list.unwrap();
+        assert!(packs > 6, "{packs}");
+        assert_eq!(check_runs(&repository), 90);
+        for step in 0.. {
+            let first = faulty.operations() + step;
+            faulty.plan(Some(Fault::from(first, BackendErrorKind::NoSpace)));
+            let outcome = write(&repository);
+            faulty.plan(None);
+            check_runs(&repository);
+            if outcome.is_ok() {
+                assert!(step > 20, "the faults were met: {step}");
+                return;
+            }
+        }
     }
 }

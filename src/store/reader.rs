@@ -344,3 +344,53 @@ impl Cache {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::backend::ObjectKind;
+    use crate::ops::{snapshots, testing};
+    use crate::store::tree;
+
+    #[test]
+    fn a_flipped_byte_is_damage() {
+        let folder = tempfile::tempdir().unwrap();
+        let bytes = testing::noise(1, 40_000);
+        std::fs::write(folder.path().join("file"), &bytes).unwrap();
+        let (memory, repository) = testing::repository();
+        testing::back_up(&repository, folder.path());
+        let state = repository.read_state().unwrap();
+        let reader = |repository| {
+            snapshots::open_reader(repository, &state, None, &mut |e| panic!("{e}")).unwrap()
+        };
+        let snapshot = snapshots::list(&repository, &state, &mut |e| panic!("{e}")).unwrap();
+        let path = folder.path().join("file");
+        let names = ["paths"]
+            .into_iter()
+            .chain(path.to_str().unwrap().split('/'));
+        let names = names.filter(|name| !name.is_empty()).map(str::as_bytes);
+        let node = tree::find(&reader(&repository), &snapshot[0].record.root, names);
+        let content = node.unwrap().unwrap().content;
+        let packs: Vec<_> = memory
+            .contents()
+            .into_iter()
+            .filter(|(name, _)| name.kind() == ObjectKind::Pack)
+            .collect();
+        let mut damaged = 0;
+        for (name, whole) in packs {
+            for position in (0..whole.len()).step_by(whole.len() / 40) {
+                let mut changed = whole.to_vec();
+                changed[position] ^= 1;
+                memory.replace(&name, changed);
+                match tree::read_all(&reader(&repository), &content, 1 << 20) {
+                    Ok(read) => assert!(read == bytes, "a wrong byte came out"),
+                    Err(error) => {
+                        assert!(error.is_damage(), "{error}");
+                        damaged += 1;
+                    }
+                }
+            }
+            memory.replace(&name, whole);
+        }
+        assert!(damaged > 20, "most of a pack is its frames: {damaged}");
+    }
+}

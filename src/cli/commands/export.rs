@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use holdfast::error::Error;
 use holdfast::ops::browse::{Damage, Place};
 use holdfast::ops::dated::{DatedOptions, DatedSummary, export_dated};
 use holdfast::ops::export::{ExportSummary, TarOptions, TarOutput, export_tar};
@@ -68,14 +67,17 @@ fn run_dated(context: &Context<'_>, args: &Export) -> anyhow::Result<u8> {
     let place = Place::parse(&args.place)?;
     if !place.path.is_empty() {
         let text = "the dated form is made of a whole snapshot, not of a path in it";
-        return Err(Error::Message(text.into()).into());
+        return Err(Usage(text.into()).into());
     }
     let opened = context.repository()?;
     let options = DatedOptions {
         snapshot: place.snapshot,
         target: args.output.clone(),
         zone: TimeZone::system(),
-        restore: RestoreOptions::default(),
+        restore: RestoreOptions {
+            ownership: super::restore::ownership(args.owner),
+            ..RestoreOptions::default()
+        },
     };
     let interrupt = context.interrupt();
     let exported = export_dated(

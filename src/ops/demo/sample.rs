@@ -223,7 +223,7 @@ fn make_file(share: &Path, number: u32, dice: &mut Dice) -> io::Result<u64> {
         fs::create_dir_all(parent)?;
     }
     fs::write(&path, &content)?;
-    if number % 10 == 0 {
+    if number.is_multiple_of(10) {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640))?;
     }
     Ok(u64::try_from(content.len()).unwrap_or(u64::MAX))

@@ -349,9 +349,17 @@ pub fn without_key(
     let begun = Instant::now();
     let report = Reporter::new(each);
     let mut summary = VerifySummary::default();
-    if !backend.exists(&ObjectName::format())? && !backend.exists(&ObjectName::format_copy())? {
+    // Where the place itself is absent, every call fails; that is no repository either.
+    let there = |name| match backend.exists(&name) {
+        Err(e) if e.kind == BackendErrorKind::NotFound => Ok(false),
+        other => other,
+    };
+    if !there(ObjectName::format())? && !there(ObjectName::format_copy())? {
         let mut keys = 0;
-        backend.list(ObjectKind::Key, &mut |_| keys += 1)?;
+        match backend.list(ObjectKind::Key, &mut |_| keys += 1) {
+            Err(e) if e.kind == BackendErrorKind::NotFound => {}
+            other => drop(other?),
+        }
         if keys == 0 {
             let place = backend
                 .local_path()
