@@ -237,3 +237,47 @@ impl Consumer for CheckContents<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::repository;
+
+    #[test]
+    fn rows_are_counted_wherever_they_are_cut() {
+        let (_, repository) = repository();
+        let secret = repository.keyring().row_digest_secret().unwrap();
+        let text = "1\tone\n\n2\ttwo\\n\n\\N\t\n".repeat(20);
+        let sum = text.lines().fold(0u128, |sum, row| {
+            let digest = xxhash_rust::xxh3::xxh3_128_with_secret(row.as_bytes(), secret.expose());
+            sum.wrapping_add(digest)
+        });
+        let part = TablePart {
+            rows: 80,
+            rows_digest: sum.to_le_bytes(),
+            ..TablePart::default()
+        };
+        let check = |text: &str, size: usize, part: &TablePart| {
+            let mut rows = Rows {
+                part: part.clone(),
+                count: 0,
+                digest: 0,
+                open: Vec::new(),
+            };
+            for piece in text.as_bytes().chunks(size) {
+                rows.add(piece, &secret);
+            }
+            rows.wrong()
+        };
+        for size in [1, 2, 3, 7, 64, 10_000] {
+            assert_eq!(check(&text, size, &part), None, "{size}");
+        }
+        let mut lines: Vec<&str> = text.split_inclusive('\n').collect();
+        lines.reverse();
+        assert_eq!(check(&lines.concat(), 5, &part), None, "rows have no order");
+        assert!(check(&text[..text.len() - 1], 5, &part).is_some());
+        assert!(check(&text.replacen("one", "two", 1), 5, &part).is_some());
+        let fewer = TablePart { rows: 79, ..part };
+        assert!(check(&text, 5, &fewer).is_some());
+    }
+}
