@@ -108,7 +108,7 @@ fn look(
             ),
         );
     }
-    let all = tables(session, "true", settings)?;
+    let all = tables(session, "true", settings, &settings.exclude_table_data)?;
     let bytes = session.simple_column(
         "SELECT pg_catalog.pg_size_pretty(pg_catalog.pg_database_size(current_database()))",
     )?;
@@ -117,13 +117,19 @@ fn look(
     check.add_names(
         Verdict::Fails,
         "no right to read",
-        &tables(session, UNREADABLE, settings)?,
+        // pg_dump locks every table whose definition it writes, rows or not, and for that it needs the right to read.
+        &tables(session, UNREADABLE, settings, &[])?,
     );
     if session.version_num() >= 90_500 {
         check.add_names(
             Verdict::Fails,
             "row security hides rows of",
-            &tables(session, ROW_SECURITY, settings)?,
+            &tables(
+                session,
+                ROW_SECURITY,
+                settings,
+                &settings.exclude_table_data,
+            )?,
         );
     }
     // Older servers do not know FILTER, and only superusers are sure to read there.
@@ -149,19 +155,19 @@ fn look(
     Ok(())
 }
 
-/// The tables for which the condition holds and whose rows are wanted.
+/// The tables of wanted schemas for which the condition holds and that no pattern fits.
 fn tables(
     session: &mut PgSession,
     condition: &str,
     settings: &DatabaseSettings,
+    without: &[String],
 ) -> Result<Vec<String>, PgError> {
     let rows = session.query(&TABLES.replace('$', condition), &[])?;
     let names = rows.iter().map(|row| (row.get(0), row.get(1)));
     let wanted = names.filter(|(schema, table): &(String, String)| {
         let of_schema = settings.exclude_schema.iter().any(|p| matches(p, schema));
         let full = format!("{schema}.{table}");
-        let of_table = settings
-            .exclude_table_data
+        let of_table = without
             .iter()
             .any(|p| matches(p, &full) || matches(p, table));
         !of_schema && !of_table
