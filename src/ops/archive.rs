@@ -294,7 +294,7 @@ pub fn restore_database(
     };
     let state = repository.read_state()?;
     let all = snapshots::list(repository, &state, &mut damage)?;
-    let snapshot = snapshots::resolve(&all, snapshot)?;
+    let snapshot = snapshots::resolve_live(&state, &all, snapshot)?;
     let reader = open_reader(repository, &state, Some(snapshot.id), &mut damage)?;
     let archive = SnapshotArchive::open(reader, &snapshot.record.root, name)?;
     let secret = repository.keyring().row_digest_secret();

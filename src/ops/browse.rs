@@ -174,7 +174,7 @@ impl Archive {
     }
 
     pub(crate) fn resolve(&self, spec: &str) -> Result<Snapshot> {
-        snapshots::resolve(&self.snapshots, spec)
+        snapshots::resolve_live(&self.state, &self.snapshots, spec)
     }
 
     /// A reader of one snapshot.

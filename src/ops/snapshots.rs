@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::backend::{ObjectKind, ObjectName};
 use crate::error::{Error, Result};
 use crate::format::id::ObjectHash;
 use crate::format::node::{Content, Node};
@@ -101,6 +102,47 @@ pub fn resolve(snapshots: &[Snapshot], spec: &str) -> Result<Snapshot> {
         return on_or_before.cloned().ok_or_else(none);
     }
     Err(none())
+}
+
+/// Finds what `spec` means among the live snapshots, of which `snapshots` are those whose records can be read. If it means one of the
+/// others, or may, that is the error: nobody is given an older snapshot than the one that was asked for.
+pub fn resolve_live(state: &State, snapshots: &[Snapshot], spec: &str) -> Result<Snapshot> {
+    let mut live: Vec<(u64, ObjectHash)> =
+        state.live().iter().map(|(id, seq)| (*seq, *id)).collect();
+    live.sort_unstable();
+    let is_read = |id: &ObjectHash| snapshots.iter().any(|snapshot| snapshot.id == *id);
+    let unread = |id: &ObjectHash, what: String| {
+        let name = ObjectName::hashed(ObjectKind::Snapshot, id.0);
+        Err(Error::Store(StoreError::damaged(name, what)))
+    };
+    let Some((_, newest_unread)) = live.iter().rev().find(|(_, id)| !is_read(id)) else {
+        return resolve(snapshots, spec);
+    };
+    if let Some(back) = spec.strip_prefix("latest") {
+        let back = match back.strip_prefix('~') {
+            Some(number) => number.parse::<usize>().ok(),
+            None => back.is_empty().then_some(0),
+        };
+        let meant = back.and_then(|back| live.iter().rev().nth(back));
+        return match meant {
+            Some((_, id)) if !is_read(id) => {
+                unread(id, format!("it is {spec:?} and can't be read"))
+            }
+            Some((_, id)) => resolve(snapshots, &id.to_string()),
+            None => resolve(snapshots, spec),
+        };
+    }
+    resolve(snapshots, spec).or_else(|_not_found| {
+        let prefix = spec.to_ascii_lowercase();
+        let named = live
+            .iter()
+            .find(|(_, id)| !is_read(id) && id.to_string().starts_with(&prefix));
+        let id = named.map_or(newest_unread, |(_, id)| id);
+        unread(
+            id,
+            format!("it can't be read, and may be the snapshot {spec:?}"),
+        )
+    })
 }
 
 struct FrameDecoder(FrameCodec);

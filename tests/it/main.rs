@@ -1,13 +1,28 @@
 //! The integration tests: one binary, a module for each subject.
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test that can't go on ends, and says on the terminal what it saw"
+)]
 
 mod archive;
+mod bad_input;
+mod bounded;
 mod cli;
+mod concurrent;
+mod crash;
+mod damage;
 mod golden;
 mod pg_archive;
+mod pg_busy;
 mod pg_cluster;
 mod pg_connect;
 mod pg_dump;
 mod pg_restore;
 mod pg_tls;
+mod place;
+mod round_trip;
+mod shared_dedup;
 mod tidy;

@@ -21,6 +21,7 @@ use holdfast::error::Error;
 use holdfast::ops::backup::Interrupt;
 use holdfast::ops::browse::Damage;
 use holdfast::site::SiteFile;
+use holdfast::store::StoreError;
 use serde::Serialize;
 use serde_json::json;
 
@@ -66,22 +67,45 @@ pub(super) fn run(args: Args, signals: &Signals) -> anyhow::Result<u8> {
         global: &args.global,
         signals,
     };
-    match args.command {
-        Command::Init(args) => init::run(&context, &args),
-        Command::Site(args) => site::run(&context, &args),
-        Command::Backup(args) => backup::run(&context, args),
-        Command::Snapshots(args) => snapshots::run(&context, &args),
-        Command::Ls(args) => browse::ls(&context, &args),
-        Command::Cat(args) => cat::cat(&context, &args),
-        Command::Find(args) => browse::find(&context, &args),
-        Command::Diff(args) => diff::run(&context, &args),
-        Command::Restore(args) => restore::run(&context, &args),
-        Command::Export(args) => export::run(&context, &args),
-        Command::Verify(args) => verify::run(&context, &args),
-        Command::Stats(args) => stats::run(&context, &args),
-        Command::Manifest(args) => cat::manifest(&context, &args),
-        Command::Key(args) => key::run(&context, &args),
-        Command::Demo(args) => demo::run(&context, &args),
+    let done = dispatch(&context, args.command);
+    done.map_err(|failure| name_repository(&context, failure))
+}
+
+/// What a backend says names an object; which repository it is of is said before it.
+fn name_repository(context: &Context<'_>, failure: anyhow::Error) -> anyhow::Error {
+    let of_backend = |cause: &(dyn std::error::Error + 'static)| {
+        let of_store = |error: &StoreError| matches!(error, StoreError::Backend(_));
+        let error = cause.downcast_ref::<Error>();
+        error.is_some_and(|error| matches!(error, Error::Store(error) if of_store(error)))
+            || cause.downcast_ref().is_some_and(of_store)
+    };
+    if !failure.chain().any(of_backend) {
+        return failure;
+    }
+    let site = context.site_file().ok().flatten();
+    match open::place(context.global, site.as_ref()) {
+        Ok(place) => failure.context(format!("repository {place}")),
+        Err(_unnamed) => failure,
+    }
+}
+
+fn dispatch(context: &Context<'_>, command: Command) -> anyhow::Result<u8> {
+    match command {
+        Command::Init(args) => init::run(context, &args),
+        Command::Site(args) => site::run(context, &args),
+        Command::Backup(args) => backup::run(context, args),
+        Command::Snapshots(args) => snapshots::run(context, &args),
+        Command::Ls(args) => browse::ls(context, &args),
+        Command::Cat(args) => cat::cat(context, &args),
+        Command::Find(args) => browse::find(context, &args),
+        Command::Diff(args) => diff::run(context, &args),
+        Command::Restore(args) => restore::run(context, &args),
+        Command::Export(args) => export::run(context, &args),
+        Command::Verify(args) => verify::run(context, &args),
+        Command::Stats(args) => stats::run(context, &args),
+        Command::Manifest(args) => cat::manifest(context, &args),
+        Command::Key(args) => key::run(context, &args),
+        Command::Demo(args) => demo::run(context, &args),
         Command::Completions(args) => shell::completions(&args),
         Command::Man(args) => shell::man(&args),
     }

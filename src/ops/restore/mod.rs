@@ -244,7 +244,7 @@ pub fn restore(
     let state = repository.read_state()?;
     let all = snapshots::list(repository, &state, &mut |e| damaged(e))?;
     let (snapshot, path) = split_spec(spec);
-    let snapshot = snapshots::resolve(&all, snapshot)?;
+    let snapshot = snapshots::resolve_live(&state, &all, snapshot)?;
     let reader = open_reader(repository, &state, Some(snapshot.id), &mut |e| damaged(e))?;
     let node = node_at(&reader, &snapshot.record.root, path.as_bytes())?;
     let bytes = node.subtree.unwrap_or(snapshot.record.subtree).bytes;

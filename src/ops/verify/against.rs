@@ -201,7 +201,7 @@ pub fn against(
     let state = repository.read_state()?;
     let all = snapshots::list(repository, &state, &mut |e| damage(e))?;
     let (name, path) = split_spec(spec);
-    let snapshot = snapshots::resolve(&all, name)?;
+    let snapshot = snapshots::resolve_live(&state, &all, name)?;
     let reader = open_reader(repository, &state, Some(snapshot.id), &mut |e| damage(e))?;
     let node = node_at(&reader, &snapshot.record.root, path.as_bytes())?;
     let id_key = repository.keyring().chunk_id_key();

@@ -278,7 +278,7 @@ fn chosen(
 ) -> Result<Vec<Snapshot>> {
     let all = snapshots::list(repository, state, &mut |_| {})?;
     match &options.snapshot {
-        Some(spec) => Ok(vec![snapshots::resolve(&all, spec)?]),
+        Some(spec) => Ok(vec![snapshots::resolve_live(state, &all, spec)?]),
         None => Ok(all),
     }
 }
