@@ -9,12 +9,14 @@ use holdfast::format::database::{DatabaseInfo, SequenceState, TableInfo};
 use holdfast::format::header::{HEADER_LEN_WRAPPED, SealedKind, Suite};
 use holdfast::format::id::{ChunkId, ContentDigest, Nonce, ObjectHash, RepositoryId};
 use holdfast::format::index::{IndexEntry, IndexRun, RunFrame, RunPack};
+use holdfast::format::large_object::{LargeObjectInfo, encode_header};
 use holdfast::format::log::{Action, Checkpoint, GcList, LogEntry, Quarantine};
 use holdfast::format::node::{
     ChunkRef, Content, Device, Hole, Node, NodeKind, Subtree, TablePart, Timestamp, Xattr,
     encode_item,
 };
 use holdfast::format::pack::{Class, Encoding, Footer, FrameChunk, FrameEntry, PackDirectory};
+use holdfast::format::path_encoding::encode_name;
 use holdfast::format::repository::{KdfSettings, RepositoryFormat};
 use holdfast::format::snapshot::{CertificateFact, Component, Record, SkippedItem};
 use holdfast::pipeline::frames::FrameCodec;
@@ -462,5 +464,27 @@ fn texts() {
         "info",
         &serde_json::to_vec(&info).expect("strings and numbers"),
     );
+    let page = |oid, offset, bytes: &[u8]| {
+        let len = u32::try_from(bytes.len()).expect("short");
+        [&encode_header(oid, offset, len)[..], bytes].concat()
+    };
+    let pages = [
+        page(16_385, 0, b"first"),
+        page(16_385, 1 << 40, &[7; 99]),
+        page(16_390, 0, b"x"),
+    ];
+    seed("large_object", "pages", &pages.concat());
+    let info = LargeObjectInfo {
+        oid: 7,
+        owner: "me".into(),
+        acl: Some(vec!["me=rw/me".into()]),
+        comment: Some("c".into()),
+    };
+    seed(
+        "large_object",
+        "metadata",
+        &serde_json::to_vec(&info).expect("strings and numbers"),
+    );
+    seed("path_encoding", "odd", &encode_name(b"a/b%c\0"));
     seed("padme", "number", &33_554_433u64.to_le_bytes());
 }

@@ -2,7 +2,7 @@
 //!
 //! What the bytes are; wrapping and unwrapping is `crypto::wrap`. Each is stored twice, the same bytes.
 //!
-//! Layout: a [`framed`](super::framed) object with the magic `HFKEYOBJ` and version 1; the body is the CBOR map
+//! Layout: a [`framed`] object with the magic `HFKEYOBJ` and version 1; the body is the CBOR map
 //! {0: description, a byte string, 1: wrapped, a byte string}. The description is itself the CBOR map of [`KeyDescription`]; it is a byte
 //! string so that the exact bytes, fields that this version doesn't know included, are associated data of the wrap.
 //!

@@ -3,7 +3,7 @@
 //! Plain, written once at creation, twice (`format` and its copy, the same bytes). It holds no secret. Its hash is associated data of
 //! every key wrap, so that nobody can change a setting and keep the keys.
 //!
-//! Layout: a [`framed`](super::framed) object with the magic `HFFORMAT` and version 1; the body is a CBOR map with the integer keys of
+//! Layout: a [`framed`] object with the magic `HFFORMAT` and version 1; the body is a CBOR map with the integer keys of
 //! [`RepositoryFormat`]; unknown keys are skipped.
 //!
 //! Invariants:

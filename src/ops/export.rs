@@ -9,7 +9,7 @@
 //!    (`an_output_appears_whole_or_not_at_all`).
 //! 2. No wrong byte is written (`damaged_files_are_left_out`).
 //!
-//! Memory: see `ops::stream`, and up to [`LINK_BYTES_MAX`] of paths of files with several names; what is beyond is written as files of its own.
+//! Memory: see `ops::stream`, and up to `LINK_BYTES_MAX` of paths of files with several names; what is beyond is written as files of its own.
 //!
 //! Failure: an output file that is not complete is removed; after a kill it stays as `.<name>.<random>.partial`.
 

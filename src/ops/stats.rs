@@ -3,7 +3,7 @@
 //! Numbers of objects and stored bytes come from listings, everything else from the log, the records and the index; no pack is read, but for
 //! the trees of a snapshot that is asked for.
 //!
-//! Memory: the index; for a snapshot a sort of its chunk ids within [`SORT_BYTES`], which spills to the scratch folder.
+//! Memory: the index; for a snapshot a sort of its chunk ids within `SORT_BYTES`, which spills to the scratch folder.
 
 use std::collections::HashSet;
 use std::path::PathBuf;

@@ -4,8 +4,8 @@
 //!
 //! | part | looks at |
 //! |---|---|
-//! | [`databases`] | connection, version, rights, `pg_dump` |
-//! | [`files`] | shares, lists of paths, certificates |
+//! | `databases` | connection, version, rights, `pg_dump` |
+//! | `files` | shares, lists of paths, certificates |
 
 mod databases;
 mod files;

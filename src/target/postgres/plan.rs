@@ -5,7 +5,7 @@
 //! 2. *pre-data*: serial, in the archive's order, with the comments of its objects.
 //! 3. data (not planned here: our own parts, sequences and large objects).
 //! 4. *post-data*: in parallel. An entry runs when what it depends on has run, and not beside one that locks a table that it needs
-//!    ([`Schedule`]); foreign keys after everything else.
+//!    (`schedule`); foreign keys after everything else.
 //! 5. *privileges*: `ACL` and `DEFAULT ACL`.
 //! 6. *last*: event triggers (which would fire on all before), materialized views (whose queries need the privileges), their comments and statistics.
 //!

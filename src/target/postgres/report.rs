@@ -1,6 +1,6 @@
 //! What a restore did and could not do, for people and as JSON. Fields are added, never renamed.
 //!
-//! Threads: a [`Recorder`] is shared by all workers of one restore; its lock is held for a push only.
+//! Threads: a `Recorder` is shared by all workers of one restore; its lock is held for a push only.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
