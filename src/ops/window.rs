@@ -189,11 +189,9 @@ pub fn fetch(
         threads,
         groups.len(),
         || Ok((reader.scratch()?, Vec::new())),
-        |(scratch, plain): &mut (Scratch, Vec<u8>), at| {
+        |buffers: &mut (Scratch, Vec<u8>), at| {
             let mut group = lock(&groups[at]);
-            let bad = read_group(
-                reader, &index, wants, &mut group, check, kept, scratch, plain,
-            );
+            let bad = read_group(reader, &index, wants, &mut group, check, kept, buffers);
             if !bad.is_empty() {
                 let mut failed = lock(&failed);
                 failed.extend(bad);
@@ -224,8 +222,7 @@ fn read_group(
     group: &mut [Job<'_>],
     check: bool,
     kept: &KeptFrames,
-    scratch: &mut Scratch,
-    plain: &mut Vec<u8>,
+    (scratch, plain): &mut (Scratch, Vec<u8>),
 ) -> Vec<usize> {
     let Some(first) = group.first() else {
         return Vec::new();
