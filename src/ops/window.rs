@@ -5,14 +5,13 @@
 //! Invariants:
 //! 1. What is in the buffer at a place without a failure is the chunk: authenticated, and its id recomputed unless the caller has done that.
 //! 2. A damaged copy of a chunk does not hide a good one (`a_good_copy_is_found`).
-//! 3. What is kept from window to window is bounded (`kept_frames_are_bounded`).
 //!
-//! Memory: two buffers of [`WINDOW_BYTES`], [`KEPT_BYTES`] of frames, 64 bytes for each wanted chunk, the caller's files, and a sealed
-//! and a decoded frame for each thread.
+//! Memory: two buffers of [`WINDOW_BYTES`], 64 bytes for each wanted chunk, the caller's files, and a sealed and a decoded frame for each
+//! thread.
 //!
 //! Threads: the caller plans and reads, with helpers; one more, with helpers, takes what was read. Who fails first ends both.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,7 +20,6 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::backend::BackendErrorKind;
 use crate::error::{Error, Result};
-use crate::format::id::ObjectHash;
 use crate::format::node::{ChunkRef, Content};
 use crate::format::pack::FRAME_RAW_MAX;
 use crate::ops::backup::Interrupt;
@@ -32,9 +30,6 @@ use crate::store::tree::Chunks;
 
 /// Bytes that a window holds at most, but for a single chunk that is longer. Tests have small ones, so that little data makes many.
 pub const WINDOW_BYTES: usize = if cfg!(test) { 256 << 10 } else { 48 << 20 };
-/// Bytes of decoded frames that are kept for the next window because it will want the rest of them: a tree is not stored exactly in the
-/// order in which it is walked (on a first backup it saves a third of all decoding).
-pub const KEPT_BYTES: usize = if cfg!(test) { 128 << 10 } else { 48 << 20 };
 /// Chunks that a window holds at most.
 pub const WINDOW_CHUNKS: usize = 100_000;
 /// Files that a window holds at most.
@@ -47,54 +42,6 @@ struct Job<'b> {
     location: Location,
     want: usize,
     out: &'b mut [u8],
-}
-
-/// Decoded frames of which chunks are wanted still.
-#[derive(Debug, Default)]
-pub struct KeptFrames(Mutex<Kept>);
-
-#[derive(Debug, Default)]
-struct Kept {
-    frames: HashMap<(ObjectHash, u32), KeptFrame>,
-    order: VecDeque<(ObjectHash, u32)>,
-    bytes: usize,
-}
-
-#[derive(Debug)]
-struct KeptFrame {
-    plain: Vec<u8>,
-    /// Bytes that windows took of it.
-    used: usize,
-}
-
-impl KeptFrames {
-    fn take(&self, key: &(ObjectHash, u32)) -> Option<KeptFrame> {
-        let mut kept = lock(&self.0);
-        let frame = kept.frames.remove(key)?;
-        kept.bytes -= frame.plain.len();
-        kept.order.retain(|other| other != key);
-        Some(frame)
-    }
-
-    /// Keeps a frame; gives back a buffer that is not needed any more.
-    fn keep(&self, key: (ObjectHash, u32), frame: KeptFrame) -> Vec<u8> {
-        let mut kept = lock(&self.0);
-        kept.bytes += frame.plain.len();
-        kept.order.push_back(key);
-        // No two threads read one frame, so nothing is replaced.
-        kept.frames.insert(key, frame);
-        let mut spare = Vec::new();
-        while kept.bytes > KEPT_BYTES {
-            let Some(oldest) = kept.order.pop_front() else {
-                break;
-            };
-            if let Some(frame) = kept.frames.remove(&oldest) {
-                kept.bytes -= frame.plain.len();
-                spare = frame.plain;
-            }
-        }
-        spare
-    }
 }
 
 /// How many threads a parallel step uses.
@@ -159,7 +106,6 @@ pub fn fetch(
     buffer: &mut [u8],
     check: bool,
     threads: usize,
-    kept: &KeptFrames,
 ) -> Result<Failures> {
     let index = reader.index();
     let mut unresolved = Vec::new();
@@ -191,7 +137,7 @@ pub fn fetch(
         || Ok((reader.scratch()?, Vec::new())),
         |buffers: &mut (Scratch, Vec<u8>), at| {
             let mut group = lock(&groups[at]);
-            let bad = read_group(reader, &index, wants, &mut group, check, kept, buffers);
+            let bad = read_group(reader, &index, wants, &mut group, check, buffers);
             if !bad.is_empty() {
                 let mut failed = lock(&failed);
                 failed.extend(bad);
@@ -221,18 +167,13 @@ fn read_group(
     wants: &[ChunkRef],
     group: &mut [Job<'_>],
     check: bool,
-    kept: &KeptFrames,
     (scratch, plain): &mut (Scratch, Vec<u8>),
 ) -> Vec<usize> {
     let Some(first) = group.first() else {
         return Vec::new();
     };
     let pack = &index.packs()[first.location.pack as usize];
-    let key = (pack.name, first.location.frame);
-    let mut used = 0;
-    if let Some(frame) = kept.take(&key) {
-        (*plain, used) = (frame.plain, frame.used);
-    } else if let Err(e) = reader.read_frame(pack, first.location.frame, scratch, plain) {
+    if let Err(e) = reader.read_frame(pack, first.location.frame, scratch, plain) {
         tracing::debug!("{e}");
         return group.iter().map(|job| job.want).collect();
     }
@@ -241,28 +182,18 @@ fn read_group(
     for job in group {
         let start = job.location.offset as usize;
         let bytes = plain.get(start..start + job.location.len as usize);
-        let again = checked == Some(job.location);
         let good = bytes.filter(|bytes| {
-            !check || again || reader.check_chunk(pack, &wants[job.want], bytes).is_ok()
+            !check
+                || checked == Some(job.location)
+                || reader.check_chunk(pack, &wants[job.want], bytes).is_ok()
         });
         match good {
             Some(bytes) => {
                 checked = Some(job.location);
-                used += if again { 0 } else { bytes.len() };
                 job.out.copy_from_slice(bytes);
             }
             None => bad.push(job.want),
         }
-    }
-    if used < plain.len() {
-        let plain_of_frame = std::mem::take(plain);
-        *plain = kept.keep(
-            key,
-            KeptFrame {
-                plain: plain_of_frame,
-                used,
-            },
-        );
     }
     bad
 }
@@ -362,7 +293,6 @@ pub struct Windows<'w, C: Consumer> {
     full: Sender<Full<C::File>>,
     buffers: Receiver<Vec<u8>>,
     open: &'w Mutex<Option<C::File>>,
-    kept: KeptFrames,
 }
 
 impl<C: Consumer> std::fmt::Debug for Windows<'_, C> {
@@ -399,7 +329,6 @@ pub fn with_windows<C: Consumer, R>(
             full,
             buffers,
             open,
-            kept: KeptFrames::default(),
         };
         let planned = plan(&mut windows).and_then(|planned| {
             windows.run()?;
@@ -497,14 +426,7 @@ impl<C: Consumer> Windows<'_, C> {
             threads,
             ..
         } = self.settings;
-        let failures = fetch(
-            reader,
-            &wants,
-            &mut buffer[..len],
-            *check,
-            *threads,
-            &self.kept,
-        )?;
+        let failures = fetch(reader, &wants, &mut buffer[..len], *check, *threads)?;
         let failures = failures.into_iter().map(|(want, e)| (positions[want], e));
         let full = Full {
             failures: failures.collect(),
@@ -643,6 +565,7 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
     use crate::backend::{ObjectKind, ObjectName};
+    use crate::format::id::ObjectHash;
     use crate::format::pack::Class;
     use crate::ops::snapshots::frame_decoder;
     use crate::ops::testing::{noise, repository};
@@ -685,8 +608,7 @@ mod tests {
             let index = Arc::new(ChunkIndex::build(runs.clone(), |_| true));
             let reader = ChunkReader::new(repository.clone(), state, index, None, frame_decoder);
             let mut buffer = vec![0; 60 * 3000];
-            let kept = KeptFrames::default();
-            let failures = fetch(&reader.unwrap(), &refs, &mut buffer, true, 2, &kept).unwrap();
+            let failures = fetch(&reader.unwrap(), &refs, &mut buffer, true, 2).unwrap();
             (failures.len(), buffer == chunks.concat())
         };
         assert_eq!(read(), (0, true));
@@ -703,21 +625,5 @@ mod tests {
         damage(packs(1));
         let (failures, whole) = read();
         assert!(failures > 0 && failures < 60 && !whole, "{failures}");
-    }
-
-    #[test]
-    fn kept_frames_are_bounded() {
-        let kept = KeptFrames::default();
-        let key = |n: u32| (ObjectHash::default(), n);
-        for n in 0..100 {
-            let plain = vec![1; KEPT_BYTES / 10];
-            kept.keep(key(n), KeptFrame { plain, used: 1 });
-            assert!(lock(&kept.0).bytes <= KEPT_BYTES);
-        }
-        assert!(kept.take(&key(1)).is_none());
-        assert_eq!(kept.take(&key(99)).unwrap().used, 1);
-        assert!(kept.take(&key(99)).is_none());
-        let kept = lock(&kept.0);
-        assert_eq!(kept.order.len(), kept.frames.len());
     }
 }

@@ -169,6 +169,19 @@ fn count(shared: &Shared, had_old: bool) {
     }
 }
 
+/// Counts a file that was read. One whose time was too close to the parent's is read again, and often nothing came of it.
+fn count_read(shared: &Shared, old: Option<&Node>, node: &Node) {
+    let same = |old: &Node| {
+        old.content == node.content
+            && (old.size, old.modified, old.mode) == (node.size, node.modified, node.mode)
+            && (old.uid, old.gid) == (node.uid, node.gid)
+    };
+    match old {
+        Some(old) if same(old) => shared.sink.stats.files_unmodified.one(),
+        _ => count(shared, old.is_some()),
+    }
+}
+
 /// The parent's content under today's metadata.
 fn take_over(
     shared: &Arc<Shared>,
@@ -212,7 +225,7 @@ fn empty(shared: &Arc<Shared>, hands: &mut Hands<'_>, found: Found, stat: &Stat)
         .source
         .digest
         .then(|| ContentDigest(*blake3::hash(b"").as_bytes()));
-    count(shared, found.old.is_some());
+    count_read(shared, found.old.as_deref(), &node);
     let source = XattrSource::entry(found.dir.fd.as_fd(), &found.name);
     let xattrs = walk::read_xattrs(shared, &found.path, &source)?;
     walk::add(shared, hands, &found.path, node, xattrs, Vec::new())
@@ -582,15 +595,7 @@ fn stored(
     node.content = item.content;
     node.digest = item.digest;
     node.consistency = reading.consistency;
-    let same = |old: &Node| {
-        old.content == node.content && old.size == node.size && old.modified == node.modified
-    };
-    // Read again because its time was too close to the parent's, and nothing came of it.
-    if found.old.as_ref().is_some_and(|old| same(old)) {
-        shared.sink.stats.files_unmodified.one();
-    } else {
-        count(shared, found.old.is_some());
-    }
+    count_read(shared, found.old.as_deref(), &node);
     match reading.consistency {
         Consistency::Whole => {
             report_bit_rot(shared, &found, &reading.stat, &node);

@@ -304,11 +304,11 @@ mod tests {
         let json = serde_json::to_value(&report).unwrap();
         for field in [
             "database",
-            "roles-missing",
+            "roles_missing",
             "tables",
             "failures",
             "notes",
-            "large-objects",
+            "large_objects",
             "check",
             "seconds",
         ] {
