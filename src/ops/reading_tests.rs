@@ -482,15 +482,16 @@ fn equal_directories_are_skipped() {
     use super::diff::{DiffOptions, diff};
     let (backend, repository) = repository();
     let folder = tempfile::tempdir().unwrap();
-    for directory in 0..40 {
-        let directory = folder.path().join(format!("d{directory:02}"));
+    // Enough directories that reading them all is far more than reading two, wherever this repository's secret cuts the nodes.
+    for directory in 0..160 {
+        let directory = folder.path().join(format!("d{directory:03}"));
         std::fs::create_dir(&directory).unwrap();
-        for file in 0..100 {
+        for file in 0..60 {
             std::fs::write(directory.join(format!("{file:03}{}", "x".repeat(200))), b"").unwrap();
         }
     }
     back_up(&repository, folder.path());
-    std::fs::write(folder.path().join("d20/new"), b"").unwrap();
+    std::fs::write(folder.path().join("d020/new"), b"").unwrap();
     back_up(&repository, folder.path());
     let reads = |run: &dyn Fn(&Arc<Repository>)| {
         let counting = Arc::new(crate::backend::Counting::new(backend.clone()));
@@ -515,7 +516,7 @@ fn equal_directories_are_skipped() {
         let summary = diff(repository, &options, &mut each, &mut no_damage).unwrap();
         assert_eq!((summary.added, summary.removed), (1, 0));
     });
-    assert!(changed * 4 < all, "{changed} of {all}");
+    assert!(changed * 3 < all, "{changed} of {all}");
 }
 
 /// A folder with everything that a tar archive can hold and this user can make.
