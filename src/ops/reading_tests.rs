@@ -482,9 +482,8 @@ fn equal_directories_are_skipped() {
     use super::diff::{DiffOptions, diff};
     let (backend, repository) = repository();
     let folder = tempfile::tempdir().unwrap();
-    // Enough directories that reading them all is far more than reading two, wherever this repository's secret cuts the nodes.
-    for directory in 0..160 {
-        let directory = folder.path().join(format!("d{directory:03}"));
+    // So many that reading all is far more than reading two, wherever this secret cuts the nodes.
+    for directory in (0..160).map(|i| folder.path().join(format!("d{i:03}"))) {
         std::fs::create_dir(&directory).unwrap();
         for file in 0..60 {
             std::fs::write(directory.join(format!("{file:03}{}", "x".repeat(200))), b"").unwrap();
