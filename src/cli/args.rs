@@ -72,7 +72,7 @@ pub(crate) struct Global {
     /// Print JSON, one object a line; the last one is the summary
     #[arg(long, global = true, help_heading = "Global options")]
     pub(super) json: bool,
-    /// No progress and no warnings about single items
+    /// No progress and no warnings about single items; no report either where all is good
     #[arg(long, short, global = true, help_heading = "Global options")]
     pub(super) quiet: bool,
     /// Log what happens to stderr; -vv and -vvv say more

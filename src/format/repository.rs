@@ -112,10 +112,10 @@ impl ChunkerSettings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct CompressionSettings {
-    /// 0 none, 1 zstd.
+    /// 1 is zstd, the only one yet.
     #[n(0)]
     pub codec: u8,
-    /// Level of zstd.
+    /// Level of zstd, from 1 to 19.
     #[n(1)]
     pub level: i32,
 }
@@ -204,8 +204,8 @@ impl RepositoryFormat {
             && self.small_file_bytes <= CHUNK_BYTES_LIMIT
             && (4096..=FRAME_BYTES_LIMIT).contains(&self.frame_bytes)
             && (64 << 10..=PACK_BYTES_LIMIT).contains(&self.pack_bytes)
-            && self.compression.codec <= 1
-            && (-100..=22).contains(&self.compression.level)
+            && self.compression.codec == 1
+            && (1..=19).contains(&self.compression.level)
     }
 }
 

@@ -6,10 +6,11 @@
 //! Invariants:
 //! 1. Packs that are condemned or quarantined are not in it, whatever the runs say (`unusable_packs_are_left_out`).
 //! 2. What a backup relies on is remembered for the test before the commit (`relied_packs_are_known`).
+//! 3. Nothing new relies on a pack that was refused meanwhile (`refused_packs_are_not_relied_on`).
 //!
 //! Memory: 60 bytes for each chunk of the repository.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hashbrown::HashTable;
 
@@ -36,6 +37,8 @@ pub struct ChunkIndex {
     entries: Vec<IndexEntry>,
     table: HashTable<u32>,
     relied: Vec<AtomicU64>,
+    /// One for each pack: condemned or quarantined since the index was built.
+    refused: Vec<AtomicBool>,
 }
 
 fn hash_of(id: &ChunkId) -> u64 {
@@ -68,6 +71,7 @@ impl ChunkIndex {
                 .insert_unique(hash_of(&entries[position as usize].id), position, hash);
         }
         index.relied = (0..count.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        index.refused = index.packs.iter().map(|_| AtomicBool::new(false)).collect();
         index
     }
 
@@ -150,11 +154,31 @@ impl ChunkIndex {
         same.map(|at| self.location(*at)).collect()
     }
 
-    /// Whether the chunk is there; if so, remembers that the caller relies on it.
+    /// Lets nothing new rely on packs that are no longer usable. Returns how many of them are refused for the first time.
+    pub fn refuse(&self, is_unusable: impl Fn(&ObjectHash) -> bool) -> usize {
+        let unusable = self.packs.iter().zip(&self.refused);
+        unusable
+            .filter(|(pack, refused)| {
+                is_unusable(&pack.name) && !refused.swap(true, Ordering::Relaxed)
+            })
+            .count()
+    }
+
+    /// How many packs are refused.
+    pub fn refused_packs(&self) -> usize {
+        let refused = |pack: &&AtomicBool| pack.load(Ordering::Relaxed);
+        self.refused.iter().filter(refused).count()
+    }
+
+    /// Whether the chunk is there, in a pack that is not refused; if so, remembers that the caller relies on it.
     pub fn rely_on(&self, id: &ChunkId) -> bool {
         let Some(position) = self.position(id) else {
             return false;
         };
+        let pack = self.entries[position as usize].pack;
+        if self.refused[pack as usize].load(Ordering::Relaxed) {
+            return false;
+        }
         self.relied[(position / 64) as usize].fetch_or(1 << (position % 64), Ordering::Relaxed);
         true
     }
@@ -245,5 +269,17 @@ mod tests {
         assert_eq!(index.relied_packs(), [ObjectHash([2; 32])]);
         assert_eq!(index.relied_chunks(&ObjectHash([2; 32])).len(), 1);
         assert_eq!(index.find_all(&ChunkId([1; 32])).len(), 2);
+    }
+
+    #[test]
+    fn refused_packs_are_not_relied_on() {
+        let index = ChunkIndex::build([run(1, &[1, 2]), run(2, &[3])], |_| true);
+        assert!(index.rely_on(&ChunkId([1; 32])));
+        assert_eq!(index.refuse(|pack| *pack == ObjectHash([1; 32])), 1);
+        assert_eq!(index.refuse(|pack| *pack == ObjectHash([1; 32])), 0);
+        assert!(!index.rely_on(&ChunkId([2; 32])));
+        assert!(index.rely_on(&ChunkId([3; 32])));
+        // What was relied on before is still known: the test before the commit finds it.
+        assert_eq!(index.relied_packs().len(), 2);
     }
 }

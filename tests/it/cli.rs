@@ -371,3 +371,45 @@ fn a_closed_pipe_is_no_error() {
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }
+
+#[test]
+fn quiet_says_nothing_of_what_is_good() {
+    let place = Place::empty();
+    let silent = |args: &[&str]| {
+        let output = place.run(&[&["--quiet"], args].concat());
+        assert!(output.status.success(), "{args:?}");
+        assert_eq!(
+            (&*output.stdout, &*output.stderr),
+            (&b""[..], &b""[..]),
+            "{args:?}"
+        );
+    };
+    silent(&["init", "--encryption", "none"]);
+    let source = place.path("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("file"), b"content").unwrap();
+    let source = source.to_str().unwrap();
+    silent(&["backup", source]);
+    silent(&["verify", "--end-to-end"]);
+    let target = place.path("target");
+    silent(&["restore", "latest", "--target", target.to_str().unwrap()]);
+    let tar = place.path("tree.tar");
+    silent(&[
+        "export",
+        "latest",
+        "--format",
+        "tar",
+        "-o",
+        tar.to_str().unwrap(),
+    ]);
+    // What a command is there to print stays, and so does what is not good.
+    assert!(!place.good(&["--quiet", "ls", "latest"]).is_empty());
+    let output = place.run(&["--quiet", "backup", source, "/nonexistent/share"]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("INCOMPLETE"));
+    assert!(
+        place
+            .good(&["--quiet", "--json", "backup", source])
+            .contains("summary")
+    );
+}

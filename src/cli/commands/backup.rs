@@ -35,14 +35,16 @@ pub(super) fn run(context: &Context<'_>, args: Backup) -> anyhow::Result<u8> {
     for damage in &summary.damage {
         progress::warning(damage);
     }
+    let damaged = opened.damaged || !summary.damage.is_empty();
+    let code = code(damaged, !summary.complete);
     let mut output = Output::new(context.global.json);
     match output.is_json() {
         true => show_json(&mut output, &summary, opened.repository.kdf_ms())?,
+        false if context.is_silent(code) => {}
         false => show(&mut output, &summary, stats.torn.get())?,
     }
     output.flush()?;
-    let damaged = opened.damaged || !summary.damage.is_empty();
-    Ok(code(damaged, !summary.complete))
+    Ok(code)
 }
 
 fn options(args: Backup, site: Option<SiteFile>) -> anyhow::Result<BackupOptions> {

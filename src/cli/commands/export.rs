@@ -44,6 +44,7 @@ pub(super) fn run(context: &Context<'_>, args: &Export) -> anyhow::Result<u8> {
         &interrupt,
         &mut |damage: &Damage| progress::warning(&damage.to_string()),
     )?;
+    let code = code(opened.damaged || exported.damaged > 0, false);
     if to_stdout {
         if !context.global.quiet {
             progress::note(&in_words(&exported));
@@ -52,11 +53,12 @@ pub(super) fn run(context: &Context<'_>, args: &Export) -> anyhow::Result<u8> {
         let mut output = Output::new(context.global.json);
         match output.is_json() {
             true => summary(&mut output, &opened, &exported)?,
+            false if context.is_silent(code) => {}
             false => output.line(in_words(&exported))?,
         }
         output.flush()?;
     }
-    Ok(code(opened.damaged || exported.damaged > 0, false))
+    Ok(code)
 }
 
 /// Makes the dated folder.
@@ -89,14 +91,16 @@ fn run_dated(context: &Context<'_>, args: &Export) -> anyhow::Result<u8> {
     for (path, reason) in &exported.failures {
         progress::warning(&format!("{path}: {reason}"));
     }
+    let damaged = opened.damaged || exported.damaged > 0;
+    let code = code(damaged, exported.failed > 0);
     let mut output = Output::new(context.global.json);
     match output.is_json() {
         true => summary(&mut output, &opened, &exported)?,
+        false if context.is_silent(code) => {}
         false => output.line(dated_in_words(&exported))?,
     }
     output.flush()?;
-    let damaged = opened.damaged || exported.damaged > 0;
-    Ok(code(damaged, exported.failed > 0))
+    Ok(code)
 }
 
 fn dated_in_words(exported: &DatedSummary) -> String {

@@ -155,8 +155,12 @@ fn show(
         )?;
         return Ok(output.flush()?);
     }
-    output.line(format!("created repository {id} at {place}"))?;
+    let told = !context.global.quiet;
+    if told {
+        output.line(format!("created repository {id} at {place}"))?;
+    }
     match (encrypted, new_key_file) {
+        _ if !told => {}
         (false, _) => output.line("it is not encrypted: who reaches it can read it")?,
         (true, Some(path)) => output.line(format!(
             "key file: {} (new; keep a copy away from the repository)",

@@ -49,6 +49,11 @@ impl Context<'_> {
         interrupt
     }
 
+    /// Whether the report for people is left out: with `--quiet` a good end says nothing, as cron wants it; any other end does.
+    pub(super) fn is_silent(&self, code: u8) -> bool {
+        self.global.quiet && !self.global.json && code == 0
+    }
+
     /// The site file, if one is named.
     pub(super) fn site_file(&self) -> anyhow::Result<Option<SiteFile>> {
         open::site_file(self.global)

@@ -63,13 +63,15 @@ fn files(context: &Context<'_>, args: &Restore, target: &Path) -> anyhow::Result
     drop(progress);
     let restored = restored?;
     let mut output = output.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let damaged = opened.damaged || restored.exit_code() == 4;
+    let code = code(damaged, restored.exit_code() == 3);
     match output.is_json() {
         true => summary(&mut output, &opened, &restored)?,
+        false if context.is_silent(code) => {}
         false => show(&mut output, &restored, target)?,
     }
     output.flush()?;
-    let damaged = opened.damaged || restored.exit_code() == 4;
-    Ok(code(damaged, restored.exit_code() == 3))
+    Ok(code)
 }
 
 fn database(context: &Context<'_>, args: &Restore, into: &str) -> anyhow::Result<u8> {
@@ -119,13 +121,15 @@ fn database(context: &Context<'_>, args: &Restore, into: &str) -> anyhow::Result
     drop(progress);
     let restored = restored?;
     let mut output = output.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let damaged = opened.damaged || restored.exit_code() == 4;
+    let code = code(damaged, restored.exit_code() == 3);
     match output.is_json() {
         true => summary(&mut output, &opened, &restored)?,
+        false if context.is_silent(code) => {}
         false => show_database(&mut output, &restored.report)?,
     }
     output.flush()?;
-    let damaged = opened.damaged || restored.exit_code() == 4;
-    Ok(code(damaged, restored.exit_code() == 3))
+    Ok(code)
 }
 
 fn show_database(output: &mut Output, report: &RestoreReport) -> anyhow::Result<()> {

@@ -54,9 +54,10 @@ fn compare(context: &Context<'_>, args: &Verify, directory: &Path) -> anyhow::Re
     drop(progress);
     let found = found?;
     let mut output = output.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let code = code(opened.damaged || found.exit_code() == 4, false);
     if output.is_json() {
         super::summary(&mut output, &opened, &found)?;
-    } else {
+    } else if !context.is_silent(code) {
         let elapsed = std::time::Duration::try_from_secs_f64(found.seconds).unwrap_or_default();
         output.line(format!(
             "compared {}, {} and {} others, {} read, {}",
@@ -72,7 +73,7 @@ fn compare(context: &Context<'_>, args: &Verify, directory: &Path) -> anyhow::Re
         })?;
     }
     output.flush()?;
-    Ok(code(opened.damaged || found.exit_code() == 4, false))
+    Ok(code)
 }
 
 fn look(context: &Context<'_>, args: &Verify) -> anyhow::Result<u8> {
@@ -106,6 +107,7 @@ fn look(context: &Context<'_>, args: &Verify) -> anyhow::Result<u8> {
         verify(&opened.repository, &options, &stats, &interrupt, &tell)
     };
     let found = found?;
+    let code = code(damaged || found.exit_code() == 4, false);
     let mut output = output.into_inner().unwrap_or_else(PoisonError::into_inner);
     if output.is_json() {
         let mut fields = serde_json::to_value(&found)?;
@@ -113,11 +115,11 @@ fn look(context: &Context<'_>, args: &Verify) -> anyhow::Result<u8> {
             fields.insert("kdf_ms".into(), json!(kdf_ms));
         }
         output.message("summary", &fields)?;
-    } else {
+    } else if !context.is_silent(code) {
         show(&mut output, &found, args)?;
     }
     output.flush()?;
-    Ok(code(damaged || found.exit_code() == 4, false))
+    Ok(code)
 }
 
 fn sample(stats: &Stats) -> Sample {

@@ -35,6 +35,9 @@ const TREE_BYTES: usize = 48 << 20;
 /// How often a session gives a sign of life.
 const BEAT: Duration = Duration::from_secs(120);
 
+/// How often the log is read on while sources are open.
+pub(super) const FOLLOW: Duration = Duration::from_secs(180);
+
 /// What is stored when all sources have ended.
 #[derive(Debug)]
 pub(super) struct Stored {
@@ -168,7 +171,7 @@ impl Engine {
             }));
         }
         let sink = Sink::new(pool.clone(), stats.clone(), TREE_BYTES, &options.scratch);
-        let watch = Watch::start(session, &pool, interrupt);
+        let watch = Watch::start(session, &pool, dedup.clone(), options.follow, interrupt);
         Ok(Self {
             repository: repository.clone(),
             session: session.clone(),
@@ -185,6 +188,12 @@ impl Engine {
             damage,
             interrupt: interrupt.clone(),
         })
+    }
+
+    /// The index in which chunks are looked up.
+    #[cfg(test)]
+    pub(super) fn index(&self) -> &ChunkIndex {
+        self.dedup.index()
     }
 
     /// The newest snapshot in which this component was complete, and the component's node in it.
@@ -387,7 +396,25 @@ impl ParentTree for StoredParent {
     }
 }
 
-/// Gives signs of life and hears the interrupt.
+/// Reads the log on: nothing new is found in packs that were condemned or quarantined since the run began. What relied on them before is
+/// stored again at the commit, whose test is made on the newest state in any case; so an error here costs work at most, and is tried again.
+fn follow(session: &Session, dedup: &Dedup) {
+    let state = match session.repository().read_state() {
+        Ok(state) => state,
+        Err(e) => return tracing::warn!("the log could not be read on, which is tried again: {e}"),
+    };
+    let refused = dedup.index().refuse(|pack| state.is_unusable_pack(pack));
+    if refused > 0 {
+        tracing::info!("{refused} packs were condemned meanwhile; what they held is stored again");
+    }
+    if !state.is_open(session.number()) {
+        tracing::warn!(
+            "this run's session was ended by another process; it goes on without its protection"
+        );
+    }
+}
+
+/// Gives signs of life, follows the log and hears the interrupt.
 #[derive(Debug)]
 struct Watch {
     end: crossbeam_channel::Sender<()>,
@@ -395,11 +422,18 @@ struct Watch {
 }
 
 impl Watch {
-    fn start(session: &Arc<Session>, pool: &Pool, interrupt: &Interrupt) -> Self {
+    fn start(
+        session: &Arc<Session>,
+        pool: &Pool,
+        dedup: Arc<Dedup>,
+        follow_every: Duration,
+        interrupt: &Interrupt,
+    ) -> Self {
         let (end, ended) = crossbeam_channel::bounded::<()>(0);
         let (session, pool, interrupt) = (session.clone(), pool.clone(), interrupt.clone());
         let thread = std::thread::spawn(move || {
             let mut last = std::time::Instant::now();
+            let mut followed = last;
             while let Err(crossbeam_channel::RecvTimeoutError::Timeout) =
                 ended.recv_timeout(Duration::from_millis(50))
             {
@@ -411,6 +445,10 @@ impl Watch {
                     if let Err(e) = session.beat() {
                         tracing::warn!("no sign of life could be left: {e}");
                     }
+                }
+                if followed.elapsed() >= follow_every {
+                    follow(&session, &dedup);
+                    followed = std::time::Instant::now();
                 }
             }
         });

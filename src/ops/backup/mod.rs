@@ -90,6 +90,8 @@ pub struct BackupOptions {
     pub level: Option<i32>,
     /// Make the plain BLAKE3 of every file.
     pub content_digest: bool,
+    /// How often the log is read on while sources are open.
+    pub follow: Duration,
     /// This host.
     pub host: String,
     /// This user.
@@ -128,6 +130,7 @@ impl BackupOptions {
             connections: 4,
             level: None,
             content_digest: true,
+            follow: engine::FOLLOW,
             host,
             user: String::new(),
             scratch: std::env::temp_dir(),

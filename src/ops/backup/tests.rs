@@ -250,3 +250,59 @@ fn what_a_prune_condemned_is_stored_again() {
         noise(7, 149)
     );
 }
+
+/// What a killed run left is found by the next one; a prune condemns it and the next run's session is ended, both while its sources are open.
+#[test]
+fn what_is_condemned_meanwhile_is_stored_again() {
+    let (backend, repository) = repository();
+    let folder = tempfile::tempdir().unwrap();
+    sample_tree(folder.path());
+    let mut options = BackupOptions::new("host");
+    options.paths.push(folder.path().to_path_buf());
+    let interrupt = Interrupt::default();
+    let session = Arc::new(repository.open_session().unwrap());
+    let stats = Arc::new(Stats::default());
+    let engine = Engine::start(&repository, &session, &options, &stats, &interrupt).unwrap();
+    let taken = components::take_all(&engine, &options);
+    interrupt.set();
+    assert!(matches!(engine.finish(taken), Err(Error::Interrupted)));
+    session.expire().unwrap();
+
+    let repository = reopen(backend.clone());
+    let session = Arc::new(repository.open_session().unwrap());
+    options.follow = Duration::ZERO;
+    let (stats, interrupt) = (Arc::new(Stats::default()), Interrupt::default());
+    let engine = Engine::start(&repository, &session, &options, &stats, &interrupt).unwrap();
+    let mut garbage = crate::format::log::GcList::default();
+    for (kind, names) in [
+        (ObjectKind::Pack, &mut garbage.packs),
+        (ObjectKind::Index, &mut garbage.runs),
+    ] {
+        let each = &mut |info: crate::backend::ObjectInfo| {
+            names.extend(info.name.hash().map(ObjectHash));
+        };
+        backend.list(kind, each).unwrap();
+    }
+    let pruner = reopen(backend.clone());
+    pruner.expire(session.number()).unwrap();
+    let list = minicbor::to_vec(&garbage).unwrap();
+    let list = pruner
+        .put_object(crate::format::header::SealedKind::Gc, 0, &list)
+        .unwrap();
+    pruner
+        .append_or_refuse(&mut |state| state.validate_gc_of_a_test(list, &garbage, &*pruner))
+        .unwrap();
+    let state = pruner.read_state().unwrap();
+    for condemned in state.all_condemned() {
+        backend.delete(&condemned).unwrap();
+    }
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while engine.index().refused_packs() < garbage.packs.len() {
+        assert!(Instant::now() < deadline, "the log is not followed");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let taken = components::take_all(&engine, &options);
+    let (_, stored) = engine.finish(taken).unwrap();
+    assert!(stored.reused.is_empty(), "{:?}", stored.reused);
+    assert!(stats.bytes_new.get() > 700_000);
+}
