@@ -14,6 +14,7 @@ mod cli;
 mod concurrent;
 mod crash;
 mod damage;
+mod full_disk;
 mod golden;
 mod pg_archive;
 mod pg_busy;
