@@ -348,11 +348,17 @@ pub(super) struct Diff {
 
 #[derive(Debug, ClapArgs)]
 #[command(long_about = "\
-Write a snapshot or a part of it as a tar archive, to a file or to stdout; or as a dated folder.
+Write a snapshot or a part of it in a form that other programs read: a tar archive, to a file or to stdout; a dated folder; \
+a database as a script for psql or as a folder for pg_restore.
 
 `holdfast export latest:shares/Apps --format tar.zst -o apps.tar.zst`. `--format dated -o DIR` makes the folder \
-DIR/YYYY-MM-DD with QlikShare, Certificates and Database in it. What is written appears under its name when it is complete; \
-what is there is never replaced.")]
+DIR/YYYY-MM-DD with QlikShare, Certificates and Database in it.
+
+`holdfast export latest --database QSR --format sql -o - | psql -X -v ON_ERROR_STOP=1 -d QSR` fills an empty database; \
+`--format pg-directory -o DIR` makes a folder for `pg_restore -j 4 -d QSR DIR` of PostgreSQL 10 to 18. Roles and tablespaces are \
+not in them: `holdfast cat latest:clusters/NAME/globals.sql`.
+
+What is written appears under its name when it is complete; what is there is never replaced.")]
 pub(super) struct Export {
     /// A snapshot, or a file or directory in it
     #[arg(value_name = "SNAP[:PATH]")]
@@ -360,12 +366,24 @@ pub(super) struct Export {
     /// The form
     #[arg(long, short, value_enum, default_value_t = Format::Tar)]
     pub(super) format: Format,
-    /// The file to write, - for stdout; with dated the directory that the folder comes into
+    /// The file to write, - for stdout; with dated the directory that the folder comes into, with pg-directory the folder
     #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(super) output: PathBuf,
     /// Whose files they become, with dated [default: names for root, leave for others]
     #[arg(long, value_enum, value_name = "WHOSE")]
     pub(super) owner: Option<Owner>,
+    /// The database, with sql and pg-directory [default: the only one]
+    #[arg(long, value_name = "NAME")]
+    pub(super) database: Option<String>,
+    /// The script creates the database and connects to it, with sql
+    #[arg(long)]
+    pub(super) create: bool,
+    /// Leave out who owns what, with sql
+    #[arg(long)]
+    pub(super) no_owner: bool,
+    /// Leave out GRANT and REVOKE, with sql
+    #[arg(long)]
+    pub(super) no_privileges: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -382,6 +400,12 @@ pub(super) enum Format {
     /// A folder YYYY-MM-DD/{QlikShare,Certificates,Database}
     #[value(name = "dated")]
     Dated,
+    /// A database as a script for psql
+    #[value(name = "sql")]
+    Sql,
+    /// A database as a folder for pg_restore
+    #[value(name = "pg-directory")]
+    PgDirectory,
 }
 
 #[derive(Debug, ClapArgs)]

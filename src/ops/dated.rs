@@ -138,7 +138,7 @@ pub fn export_dated(
 }
 
 /// Makes the folder durable and gives it its name.
-fn publish(partial: tempfile::TempDir, folder: &Path) -> std::io::Result<()> {
+pub(super) fn publish(partial: tempfile::TempDir, folder: &Path) -> std::io::Result<()> {
     use rustix::fs::{CWD, RenameFlags};
     use rustix::io::Errno;
     rustix::fs::syncfs(std::fs::File::open(partial.path())?)?;

@@ -108,14 +108,14 @@ pub fn export_tar(
 }
 
 /// A file that gets its name when it is complete.
-struct NewFile {
+pub(super) struct NewFile {
     path: PathBuf,
     folder: PathBuf,
     file: tempfile::NamedTempFile,
 }
 
 impl NewFile {
-    fn create(repository: &Repository, path: &Path) -> Result<Self> {
+    pub(super) fn create(repository: &Repository, path: &Path) -> Result<Self> {
         let folder = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
             _ => PathBuf::from("."),
@@ -143,13 +143,13 @@ impl NewFile {
         Error::local(format!("cannot write {}", self.path.display()), e)
     }
 
-    fn writer(&self) -> Result<Box<dyn Write + Send>> {
+    pub(super) fn writer(&self) -> Result<Box<dyn Write + Send>> {
         let file = self.file.as_file().try_clone();
         Ok(Box::new(file.map_err(|e| self.failed(e))?))
     }
 
     /// Makes it durable and gives it its name; returns its length.
-    fn publish(self) -> Result<u64> {
+    pub(super) fn publish(self) -> Result<u64> {
         let file = self.file.as_file();
         file.sync_all().map_err(|e| self.failed(e))?;
         let len = file.metadata().map_err(|e| self.failed(e))?.len();

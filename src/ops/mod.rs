@@ -8,6 +8,7 @@ pub mod dated;
 pub mod demo;
 pub mod diff;
 pub mod export;
+pub mod export_database;
 pub mod find;
 pub mod init;
 pub mod layout;

@@ -21,6 +21,7 @@ mod pg_busy;
 mod pg_cluster;
 mod pg_connect;
 mod pg_dump;
+mod pg_export;
 mod pg_restore;
 mod pg_tls;
 mod place;

@@ -15,7 +15,7 @@ use crate::pg_cluster::{Cluster, settings};
 use crate::pg_dump::{dump, source_at};
 
 /// A database with one of nearly everything.
-const RICH: &str = r#"
+pub(crate) const RICH: &str = r#"
 CREATE ROLE rich_owner LOGIN PASSWORD 'it''s';
 CREATE ROLE "Reader ""q""";
 GRANT "Reader ""q""" TO rich_owner WITH ADMIN OPTION;
@@ -23,7 +23,7 @@ ALTER ROLE rich_owner SET work_mem = '7MB';
 CREATE DATABASE "Ri ch" TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C' OWNER rich_owner CONNECTION LIMIT 77;
 "#;
 
-const RICH_INSIDE: &str = r#"
+pub(crate) const RICH_INSIDE: &str = r#"
 ALTER DATABASE "Ri ch" SET datestyle = 'SQL, DMY';
 ALTER DATABASE "Ri ch" SET extra_float_digits = 0;
 ALTER DATABASE "Ri ch" SET quote_all_identifiers = on;
@@ -124,7 +124,7 @@ fn restored(
 }
 
 /// What `pg_dump` says of a database, with the rows of each table sorted: their order is not part of what is restored.
-fn dumped(cluster: &Cluster, dbname: &str) -> String {
+pub(crate) fn dumped(cluster: &Cluster, dbname: &str) -> String {
     let conninfo = cluster.conninfo(&format!("'{dbname}'"));
     let output = Command::new(cluster.program("pg_dump"))
         .args(["-C", "-d", &conninfo])
@@ -158,7 +158,7 @@ fn dumped(cluster: &Cluster, dbname: &str) -> String {
     lines.join("\n")
 }
 
-fn assert_same(one: &str, other: &str) {
+pub(crate) fn assert_same(one: &str, other: &str) {
     let differing = one.lines().zip(other.lines()).find(|(a, b)| a != b);
     assert!(
         differing.is_none() && one.len() == other.len(),

@@ -205,16 +205,16 @@ impl Restore<'_> {
 
 /// Pages put together to runs without holes, so that fewer calls write them.
 #[derive(Debug, Default)]
-struct Runs {
-    oids: Vec<u32>,
-    offsets: Vec<i64>,
-    data: Vec<Vec<u8>>,
-    bytes: usize,
+pub(crate) struct Runs {
+    pub(crate) oids: Vec<u32>,
+    pub(crate) offsets: Vec<i64>,
+    pub(crate) data: Vec<Vec<u8>>,
+    pub(crate) bytes: usize,
     end: u64,
 }
 
 impl Runs {
-    fn push(&mut self, page: LargeObjectPage<'_>) {
+    pub(crate) fn push(&mut self, page: LargeObjectPage<'_>) {
         self.bytes += page.data.len();
         match self.data.last_mut() {
             Some(data) if self.oids.last() == Some(&page.oid) && self.end == page.offset => {
@@ -234,31 +234,44 @@ impl Runs {
     }
 }
 
+fn quoted(name: &str) -> String {
+    String::from_utf8_lossy(&quote_identifier(name.as_bytes())).into_owned()
+}
+
 /// Statements for comment, privileges and owner of one object.
-fn description(object: &LargeObjectInfo, options: Options) -> String {
-    let quoted =
-        |name: &str| String::from_utf8_lossy(&quote_identifier(name.as_bytes())).into_owned();
-    let oid = object.oid;
-    let mut sql = String::new();
-    if let Some(comment) = &object.comment {
-        let comment = String::from_utf8_lossy(&quote_literal(comment.as_bytes())).into_owned();
-        sql.push_str(&format!("COMMENT ON LARGE OBJECT {oid} IS {comment};\n"));
-    }
+pub(crate) fn description(object: &LargeObjectInfo, options: Options) -> String {
+    let mut sql = comment(object).unwrap_or_default();
     if !options.no_owner {
+        let owner = quoted(&object.owner);
         sql.push_str(&format!(
-            "ALTER LARGE OBJECT {oid} OWNER TO {};\n",
-            quoted(&object.owner)
+            "ALTER LARGE OBJECT {} OWNER TO {owner};\n",
+            object.oid
         ));
     }
-    let Some(acl) = object.acl.as_ref().filter(|_| !options.no_privileges) else {
-        return sql;
-    };
+    sql.push_str(&privileges(object, options).unwrap_or_default());
+    sql
+}
+
+/// The statement for the comment of one object, if it has one.
+pub(crate) fn comment(object: &LargeObjectInfo) -> Option<String> {
+    let comment = quote_literal(object.comment.as_ref()?.as_bytes());
+    let comment = String::from_utf8_lossy(&comment).into_owned();
+    let oid = object.oid;
+    Some(format!("COMMENT ON LARGE OBJECT {oid} IS {comment};\n"))
+}
+
+/// Statements for the privileges of one object, if they are not the owner's alone.
+pub(crate) fn privileges(object: &LargeObjectInfo, options: Options) -> Option<String> {
+    let oid = object.oid;
+    let acl = object.acl.as_ref().filter(|_| !options.no_privileges)?;
     let owner = if options.no_owner {
         "CURRENT_USER".to_owned()
     } else {
         quoted(&object.owner)
     };
-    sql.push_str(&format!("REVOKE ALL ON LARGE OBJECT {oid} FROM PUBLIC;\nREVOKE ALL ON LARGE OBJECT {oid} FROM {owner};\n"));
+    let mut sql = format!(
+        "REVOKE ALL ON LARGE OBJECT {oid} FROM PUBLIC;\nREVOKE ALL ON LARGE OBJECT {oid} FROM {owner};\n"
+    );
     for item in acl.iter().filter_map(|item| AclItem::parse(item)) {
         let grants = item.grants(oid, &quoted);
         // What the owner gave is given by whoever restores in his name; other givers have to give it themselves.
@@ -271,7 +284,7 @@ fn description(object: &LargeObjectInfo, options: Options) -> String {
             ));
         }
     }
-    sql
+    Some(sql)
 }
 
 /// Roles that the privileges and owners of a large object name.

@@ -13,6 +13,7 @@
 //! | [`target_database`] | the target before: what is there, whether it is empty |
 //! | `ddl`, `data`, `large_objects` | the three kinds of things that are restored |
 //! | [`restore`] | all of it, from globals to the comparison |
+//! | [`script`], [`directory`] | the same for `psql` and for `pg_restore`, without a server |
 //! | [`check`] | reads rows back and compares |
 //! | [`report`] | what could not be restored, and why |
 
@@ -20,6 +21,7 @@ pub mod archive;
 pub mod check;
 pub(crate) mod data;
 pub(crate) mod ddl;
+pub mod directory;
 pub mod error;
 pub mod globals;
 pub(crate) mod large_objects;
@@ -27,13 +29,16 @@ pub mod plan;
 pub mod report;
 pub mod restore;
 pub mod schedule;
+pub mod script;
 pub(crate) mod sql;
 pub mod target_database;
 pub mod toc;
 
 pub use archive::{DatabaseArchive, LargeObjectPage};
+pub use directory::{DirectoryFiles, write_directory};
 pub use error::RestoreError;
 pub use globals::Globals;
 pub use report::{OnError, RestoreReport};
 pub use restore::{RestoreOptions, restore_database};
+pub use script::{ExportError, ExportOptions, ExportedDatabase, write_script};
 pub use target_database::RestoreTarget;

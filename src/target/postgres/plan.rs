@@ -94,6 +94,8 @@ pub struct Step {
     pub dependencies: Vec<i32>,
     /// Tables that it locks exclusively (post-data only).
     pub locks: Vec<i32>,
+    /// It is about the database itself, not about something in it.
+    pub about_database: bool,
 }
 
 impl Step {
@@ -142,7 +144,7 @@ enum Pass {
 impl Plan {
     /// Plans a restore of the archive.
     pub fn new(toc: &Toc, options: &PlanOptions) -> Result<Self, PlanError> {
-        let session = session(toc)?;
+        let session = dump_session(toc)?;
         let standard = session.standard_strings;
         let source_database = toc
             .entries
@@ -280,7 +282,8 @@ fn last_identifier(sql: &[u8], standard: bool) -> Option<Vec<u8>> {
     tokens(sql, standard).last().and_then(|t| t.identifier(sql))
 }
 
-fn session(toc: &Toc) -> Result<DumpSession, PlanError> {
+/// How the statements of an archive are written.
+pub fn dump_session(toc: &Toc) -> Result<DumpSession, PlanError> {
     let definition = |kind: &'static str| {
         toc.entries
             .iter()
@@ -404,6 +407,7 @@ fn step(entry: &Entry, options: &PlanOptions) -> Step {
         statements,
         dependencies: entry.dependencies.clone(),
         locks: Vec::new(),
+        about_database: is_about_database(entry),
     }
 }
 

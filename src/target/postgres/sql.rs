@@ -59,6 +59,18 @@ fn unquote(text: &[u8], quote: u8) -> Vec<u8> {
 
 /// Cuts SQL into tokens; comments and white space are left out. `standard_strings` says whether a backslash in a plain string is an ordinary character.
 pub(crate) fn tokens(sql: &[u8], standard_strings: bool) -> Vec<Token> {
+    cut(sql, standard_strings, true)
+}
+
+/// Whether psql would find a command of its own in a statement: a backslash outside strings, quoted identifiers and comments. No statement needs one.
+pub(crate) fn holds_psql_command(sql: &[u8], standard_strings: bool) -> bool {
+    sql.contains(&b'\\')
+        && cut(sql, standard_strings, false)
+            .iter()
+            .any(|token| token.kind == TokenKind::Symbol(b'\\'))
+}
+
+fn cut(sql: &[u8], standard_strings: bool, skip_commands: bool) -> Vec<Token> {
     let mut found = Vec::new();
     let mut at = 0;
     while at < sql.len() {
@@ -78,7 +90,8 @@ pub(crate) fn tokens(sql: &[u8], standard_strings: bool) -> Vec<Token> {
             }
             // A command of psql, as `\restrict` around what `pg_dumpall` prints: it begins a line between statements, never inside a string.
             b'\\'
-                if begins_line(sql, at)
+                if skip_commands
+                    && begins_line(sql, at)
                     && found
                         .last()
                         .is_none_or(|t: &Token| t.kind == TokenKind::Symbol(b';')) =>
@@ -373,6 +386,27 @@ pub(crate) fn without_internal_option(sql: &[u8], standard_strings: bool) -> Opt
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn commands_of_psql_are_refused() {
+        let check = |sql: &str, standard: bool, expected: bool| {
+            assert_eq!(
+                holds_psql_command(sql.as_bytes(), standard),
+                expected,
+                "{sql}"
+            );
+        };
+        check("CREATE TABLE t (\n\\! true\n)", true, true);
+        check("\\! true", true, true);
+        check("SELECT 1;\n\\! true\n", true, true);
+        check("COMMENT ON TABLE t IS 'a\n\\! true\n'", true, false);
+        check("SELECT 'a\\'\\! true", true, true);
+        check("SELECT 'a\\'\\! true'", false, false);
+        check("SELECT E'a\\'\\! true'", true, false);
+        check("AS $_$ \\! true $_$", true, false);
+        check("\"\\! true\"", true, false);
+        check("-- \\! true\n/* \\! true */", true, false);
+    }
 
     fn text(bytes: Vec<u8>) -> String {
         String::from_utf8(bytes).unwrap()
