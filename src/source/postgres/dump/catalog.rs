@@ -16,7 +16,7 @@
 use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 
 use super::error::DumpError;
-use super::pattern;
+use super::{order, pattern};
 use crate::format::database::SequenceState;
 use crate::format::large_object::RANGE_OIDS;
 use crate::source::postgres::{PgError, PgSession};
@@ -181,7 +181,7 @@ fn excluded_condition(patterns: &[String]) -> String {
 }
 
 /// Relations of extensions, and which of them are configuration with which condition.
-const EXTENSION_MEMBERS: &str = "\
+pub(super) const EXTENSION_MEMBERS: &str = "\
 ext AS (SELECT d.objid AS relid FROM pg_catalog.pg_depend d \
   WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass \
   AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND d.deptype = 'e'), \
@@ -295,6 +295,7 @@ fn read_tables(
             data_excluded,
         });
     }
+    order::referenced_first(session, &mut tables)?;
     Ok(tables)
 }
 

@@ -25,6 +25,7 @@ mod hold;
 mod keep_alive;
 mod large_objects;
 mod open;
+mod order;
 mod parts;
 mod pattern;
 mod schema;
