@@ -79,6 +79,9 @@ fn of_site(database: &DatabaseSettings, options: &BackupOptions) -> Wanted {
             LockMode::Optimistic => Locks::Optimistic,
             LockMode::Hold => Locks::Hold,
         };
+        dump.unlogged_schema_only = database.unlogged_schema_only;
+        dump.pause_replay = database.pause_replay;
+        dump.strip_pg_attver = database.strip_pg_attver;
         dump.connections = database
             .connections
             .map(|n| usize::try_from(n).unwrap_or(usize::MAX));

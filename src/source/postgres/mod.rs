@@ -16,6 +16,9 @@
 //! | [`cancel`] | ends a statement from another thread |
 //! | [`child`] | the environment of a `pg_dump` child |
 //! | [`pgtools`] | which `pg_dump` fits a server |
+//! | [`release_waves`] | whether a `pg_dump` is older than the server |
+//! | [`replay`] | the replay of a standby: paused, and why it ended a statement |
+//! | [`rights`] | what a role cannot see or read, and the GRANT that mends it |
 //! | [`dump`] | the dump itself: snapshots, schema, rows, large objects |
 //!
 //! ```no_run
@@ -52,6 +55,9 @@ mod keywords;
 mod passfile;
 pub mod pgtools;
 pub mod profile;
+pub mod release_waves;
+pub mod replay;
+pub mod rights;
 mod service;
 pub mod session;
 pub mod settings;

@@ -16,11 +16,14 @@
 use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 
 use super::error::DumpError;
-use super::{order, pattern};
+use super::{names, order, pattern};
 use crate::format::database::SequenceState;
 use crate::format::large_object::RANGE_OIDS;
+use crate::source::postgres::rights::{self, Gap};
 use crate::source::postgres::{PgError, PgSession};
 
+/// SQLSTATE of bytes that are no text of the client's encoding, as it stands in the words of the server.
+const NOT_IN_THIS_ENCODING: &str = "(22021)";
 /// Sequences that are read by one statement.
 const SEQUENCES_PER_STATEMENT: usize = 100;
 
@@ -55,7 +58,8 @@ pub(super) struct Catalog {
     pub(super) large_object_ranges: Vec<(u32, u64)>,
     /// What is not in the archive, and why.
     pub(super) not_included: Vec<String>,
-    pub(super) superuser: bool,
+    /// What this role cannot see, so that it is missing although nothing failed.
+    pub(super) hidden: Vec<Gap>,
 }
 
 /// What to leave out.
@@ -63,6 +67,18 @@ pub(super) struct Catalog {
 pub(super) struct Exclusions<'a> {
     pub(super) table_data: &'a [String],
     pub(super) schemas: &'a [String],
+    pub(super) unlogged: bool,
+}
+
+/// Writes what is wanted of a database as conditions for [`rights::closed`]: on schemas, and on tables without rows.
+#[must_use]
+pub fn conditions(exclude_schema: &[String], exclude_table_data: &[String]) -> (String, String) {
+    let schemas = schema_condition(Exclusions {
+        table_data: &[],
+        schemas: exclude_schema,
+        unlogged: false,
+    });
+    (schemas, excluded_condition(exclude_table_data))
 }
 
 /// Writes an identifier.
@@ -103,6 +119,23 @@ pub(super) fn read(
     session: &mut PgSession,
     exclusions: Exclusions<'_>,
 ) -> Result<Catalog, DumpError> {
+    match read_all(session, exclusions) {
+        Err(DumpError::Failed(words)) if words.contains(NOT_IN_THIS_ENCODING) => {
+            Err(DumpError::Failed(names::explain(session, &words)))
+        }
+        other => other,
+    }
+}
+
+/// Lists the tables that are to be locked.
+pub(super) fn table_names(
+    session: &mut PgSession,
+    exclusions: Exclusions<'_>,
+) -> Result<Vec<Table>, DumpError> {
+    read_tables(session, exclusions, &mut Vec::new())
+}
+
+fn read_all(session: &mut PgSession, exclusions: Exclusions<'_>) -> Result<Catalog, DumpError> {
     let mut catalog = Catalog::default();
     read_database(session, &mut catalog)?;
     catalog.tables = read_tables(session, exclusions, &mut catalog.not_included)?;
@@ -119,10 +152,13 @@ pub(super) fn read(
             .not_included
             .push(format!("schemas that match \"{schema}\" (exclude-schema)"));
     }
-    if !catalog.superuser {
-        catalog.not_included.push(
-            "passwords of roles, and options of user mappings that this role may not see (it is not a superuser)".to_owned(),
-        );
+    catalog.hidden = rights::hidden(session)?;
+    for gap in &catalog.hidden {
+        catalog.not_included.push(format!(
+            "{} (this role may not see them; {})",
+            gap.summary(),
+            gap.remedy
+        ));
     }
     Ok(catalog)
 }
@@ -130,15 +166,13 @@ pub(super) fn read(
 fn read_database(session: &mut PgSession, catalog: &mut Catalog) -> Result<(), DumpError> {
     let found = rows(
         session,
-        "SELECT pg_catalog.pg_encoding_to_char(encoding), datcollate, datctype, \
-         (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) \
+        "SELECT pg_catalog.pg_encoding_to_char(encoding), datcollate, datctype \
          FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()",
     )?;
     if let Some(row) = found.first() {
         catalog.encoding = text(row, 0);
         catalog.collate = text(row, 1);
         catalog.ctype = text(row, 2);
-        catalog.superuser = row.get(3) == Some("t");
     }
     let extensions = rows(
         session,
@@ -261,11 +295,14 @@ fn read_tables(
             ));
             continue;
         }
-        let data_excluded = row.get(12) == Some("t");
+        let unlogged = exclusions.unlogged && row.get(6) == Some("u");
+        let data_excluded = unlogged || row.get(12) == Some("t");
         if data_excluded {
-            not_included.push(format!(
-                "rows of table {schema}.{name} (exclude-table-data)"
-            ));
+            let why = match unlogged {
+                true => "unlogged = \"schema\"",
+                false => "exclude-table-data",
+            };
+            not_included.push(format!("rows of table {schema}.{name} ({why})"));
         }
         let columns = match row.get(9) {
             Some(json) => serde_json::from_str(json).map_err(|error| {
@@ -380,6 +417,7 @@ mod tests {
         let none = Exclusions {
             table_data: &[],
             schemas: &[],
+            unlogged: false,
         };
         let check = |version: u32, words: &[(&str, bool)]| {
             let sql = tables_query(version, none);
@@ -427,7 +465,8 @@ mod tests {
         assert!(
             schema_condition(Exclusions {
                 table_data: &[],
-                schemas: &["audit".to_owned()]
+                schemas: &["audit".to_owned()],
+                unlogged: false,
             })
             .ends_with("n.nspname !~ '^(audit)$'")
         );

@@ -45,7 +45,7 @@ pub(super) fn lock_all(
     session.batch_execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
     let mut locked: Vec<String> = Vec::new();
     for _ in 0..ROUNDS_MAX {
-        let tables = catalog::read(side, exclusions)?.tables;
+        let tables = catalog::table_names(side, exclusions)?;
         let missing: Vec<String> = tables
             .iter()
             .map(parts::relation)

@@ -20,6 +20,7 @@ use super::schema::{self, Output, SchemaRequest};
 use super::{DatabaseSource, Locks};
 use crate::source::SourceError;
 use crate::source::postgres::connect::EndpointAddress;
+use crate::source::postgres::rights;
 use crate::source::postgres::{ConnectOptions, Connector, PgError, PgSession};
 
 /// How often the databases of a cluster are opened again for snapshots that agree.
@@ -301,6 +302,7 @@ fn exclusions(source: &DatabaseSource) -> Exclusions<'_> {
     Exclusions {
         table_data: &source.options.exclude_table_data,
         schemas: &source.options.exclude_schema,
+        unlogged: source.options.unlogged_schema_only,
     }
 }
 
@@ -350,20 +352,28 @@ fn renew(
 fn prepare(source: &DatabaseSource, opening: &mut Opening) -> Slot<Prepared> {
     let session = &mut opening.session;
     let catalog = catalog::read(session, exclusions(source))?;
-    let schema = schema::dump_schema(&SchemaRequest {
-        connector: &session.connector(),
-        version_num: session.version_num(),
-        snapshot: &opening.snapshot.exported,
-        exclude_schemas: &source.options.exclude_schema,
-        standby: session.facts().in_recovery,
-        lock_wait: source.options.lock_wait,
-        places: &source.options.tools,
-    })?;
+    let schema = dump_schema(source, session, &opening.snapshot, &catalog)?;
     Ok(Prepared {
         snapshot: opening.snapshot.clone(),
         catalog,
         schema,
         holder: opening.holder.take(),
+    })
+}
+
+fn dump_schema(
+    source: &DatabaseSource,
+    session: &PgSession,
+    snapshot: &SnapshotFacts,
+    catalog: &Catalog,
+) -> Slot<Output> {
+    schema::dump_schema(&SchemaRequest {
+        connector: &session.connector(),
+        version_num: session.version_num(),
+        snapshot: &snapshot.exported,
+        standby: session.facts().in_recovery,
+        encoding: &catalog.encoding,
+        options: &source.options,
     })
 }
 
@@ -381,15 +391,7 @@ pub(super) fn reopen(open: &mut OpenDatabase) -> Slot<()> {
     let mut holder = None;
     let snapshot = renew(&open.source, &mut session, &mut holder)?;
     let catalog = catalog::read(&mut session, exclusions(&open.source))?;
-    let schema = schema::dump_schema(&SchemaRequest {
-        connector: &session.connector(),
-        version_num: session.version_num(),
-        snapshot: &snapshot.exported,
-        exclude_schemas: &open.source.options.exclude_schema,
-        standby: session.facts().in_recovery,
-        lock_wait: open.source.options.lock_wait,
-        places: &open.source.options.tools,
-    })?;
+    let schema = dump_schema(&open.source, &session, &snapshot, &catalog)?;
     open.prepared = Prepared {
         snapshot,
         catalog,
@@ -409,14 +411,14 @@ fn with_globals(
     for (source, slot) in sources.iter().zip(prepared) {
         opened.push(match slot {
             Err(error) => Err(error.into_source()),
-            Ok((opening, prepared)) => {
+            Ok((mut opening, prepared)) => {
                 let names: Vec<String> = clusters
                     .values()
                     .map(|cluster| cluster.name.clone())
                     .collect();
-                let cluster = clusters
-                    .entry(opening.cluster.clone())
-                    .or_insert_with(|| Arc::new(new_cluster(source, &opening, &prepared, &names)));
+                let cluster = clusters.entry(opening.cluster.clone()).or_insert_with(|| {
+                    Arc::new(new_cluster(source, &mut opening, &prepared, &names))
+                });
                 Ok(OpenDatabase {
                     source: source.clone(),
                     connector: opening.session.connector(),
@@ -433,17 +435,34 @@ fn with_globals(
 
 fn new_cluster(
     source: &DatabaseSource,
-    opening: &Opening,
+    opening: &mut Opening,
     prepared: &Prepared,
     names: &[String],
 ) -> Cluster {
-    let session = &opening.session;
-    let globals = schema::dump_globals(
-        &session.connector(),
-        session.version_num(),
-        prepared.catalog.superuser,
-        &source.options.tools,
-    )
+    let session = &mut opening.session;
+    let passwords = !prepared
+        .catalog
+        .hidden
+        .iter()
+        .any(|gap| gap.what == rights::PASSWORDS);
+    // Names of roles have no encoding of their own: they are bytes, made in one database and read in another. Most are made in UTF-8.
+    let other = match prepared.catalog.encoding.as_str() {
+        "UTF8" => None,
+        _ => utf8_database(session),
+    };
+    let dump = |dbname: &str| {
+        schema::dump_globals(
+            &session.connector().with_dbname(dbname),
+            session.version_num(),
+            passwords,
+            &source.options.tools,
+        )
+    };
+    let own = source.settings.dbname.as_str();
+    let globals = match other {
+        Some(other) => dump(&other).or_else(|_refused| dump(own)),
+        None => dump(own),
+    }
     .map_err(|error| error.into_source().to_string());
     let globals_failure = globals
         .as_ref()
@@ -454,6 +473,15 @@ fn new_cluster(
         globals: Mutex::new(Some(globals)),
         globals_failure,
     }
+}
+
+/// Returns the usual database for tools, if it is one in UTF-8.
+fn utf8_database(session: &mut PgSession) -> Option<String> {
+    let found = session.simple_column(
+        "SELECT datname FROM pg_catalog.pg_database WHERE datname = 'postgres' AND datallowconn \
+         AND pg_catalog.pg_encoding_to_char(encoding) = 'UTF8' AND pg_catalog.has_database_privilege(oid, 'CONNECT')",
+    );
+    found.ok()?.into_iter().flatten().next()
 }
 
 /// Names a cluster by where it is, which an operator recognises; two at one place get numbers.

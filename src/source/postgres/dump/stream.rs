@@ -22,6 +22,7 @@ use crate::format::node::{Node, NodeKind, TablePart, Timestamp};
 use crate::format::path_encoding::encode_name;
 use crate::pipeline::{ItemWriter, Sink, SourceQueue, StreamKind, TreePath};
 use crate::source::SourceError;
+use crate::source::postgres::rights::Gap;
 use crate::source::postgres::{ConnectOptions, PgSession, ServerError};
 
 const PAUSE_BUSY: Duration = Duration::from_millis(100);
@@ -552,6 +553,7 @@ impl Run<'_> {
             .iter()
             .map(|what| format!("not included: {what}"))
             .collect::<Vec<_>>();
+        notes.extend(self.open.prepared.schema.notes.iter().cloned());
         if self.open.restarts > 0 {
             notes.push(format!(
                 "begun again {} times, because definitions changed meanwhile",
@@ -564,11 +566,28 @@ impl Run<'_> {
             bytes: *lock(&self.bytes),
             large_objects,
             notes,
-            incomplete: self.open.cluster.globals_failure.clone(),
+            incomplete: self.incomplete(),
             cluster: self.open.cluster.name.clone(),
             snapshot: self.open.prepared.snapshot.clone(),
             server_version: info.server_version,
         })
+    }
+
+    /// Says why the component is not whole: what nobody could read, although nothing failed.
+    fn incomplete(&self) -> Option<String> {
+        let hidden = &self.open.prepared.catalog.hidden;
+        let mut reasons: Vec<String> = self.open.cluster.globals_failure.iter().cloned().collect();
+        if !hidden.is_empty() {
+            let what: Vec<String> = hidden.iter().map(Gap::summary).collect();
+            let mut remedies: Vec<&str> = hidden.iter().map(|gap| gap.remedy.as_str()).collect();
+            remedies.dedup();
+            reasons.push(format!(
+                "this role may not see {} ({})",
+                what.join("; "),
+                remedies.join("; ")
+            ));
+        }
+        (!reasons.is_empty()).then(|| reasons.join("; "))
     }
 
     fn info(&self, session: &PgSession, large_objects: u64) -> DatabaseInfo {
