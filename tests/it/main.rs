@@ -23,6 +23,7 @@ mod pg_connect;
 mod pg_dump;
 mod pg_export;
 mod pg_restore;
+mod pg_rights;
 mod pg_tls;
 mod place;
 mod round_trip;
