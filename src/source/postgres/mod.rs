@@ -11,6 +11,7 @@
 //! | `passfile`, `service` | the two files of libpq |
 //! | [`tls`] | what rustls is told for each `sslmode` |
 //! | [`connect`] | hosts, tries and time-outs; [`Connector`] |
+//! | `pooler` | a pool that gives each transaction another session is refused |
 //! | [`profile`] | the settings of a session |
 //! | [`session`] | [`PgSession`], the blocking facade |
 //! | [`cancel`] | ends a statement from another thread |
@@ -54,6 +55,7 @@ pub mod error;
 mod keywords;
 mod passfile;
 pub mod pgtools;
+mod pooler;
 pub mod profile;
 pub mod release_waves;
 pub mod replay;
@@ -71,5 +73,5 @@ pub use dump::{DatabaseSource, DumpOptions, OpenDatabase, open_snapshots, stream
 pub use error::{Attempt, PgError, ServerError};
 pub use pgtools::{PgTool, ToolError, find_tool};
 pub use profile::SessionProfile;
-pub use session::PgSession;
+pub use session::{PgSession, StopFlag};
 pub use settings::{ConnSettings, HostSpec, SslMode, TargetSessionAttrs};

@@ -10,6 +10,10 @@
 //! **Threads**: pauses may be dropped on any thread; the list of them is behind one lock, never held while a server is asked.
 
 use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::RecvTimeoutError;
 
 use super::connect::{ConnectOptions, Connector, RetryPolicy};
 use super::error::PgError;
@@ -17,6 +21,13 @@ use super::session::PgSession;
 
 /// Servers that this process has paused.
 static PAUSED: Mutex<Vec<(u64, Connector)>> = Mutex::new(Vec::new());
+
+/// How long the end of a process waits for servers to go on.
+const RESUME_LIMIT: Duration = Duration::from_secs(5);
+/// How long a server may take until nothing is replayed any more.
+const PAUSE_LIMIT: Duration = Duration::from_secs(10);
+/// Since when a server tells a wanted pause from one that has begun.
+const PAUSE_STATE_SINCE: u32 = 140_000;
 
 /// Names of the functions, which had others before version 10.
 fn function(version_num: u32, what: &str) -> String {
@@ -119,9 +130,25 @@ impl ReplayPause {
         };
         let call = function(session.version_num(), "pause");
         session.batch_execute(&format!("SELECT {call}"))?;
+        wait_until_paused(session)?;
         tracing::info!(server = %session.endpoint(), "replay paused");
         Ok(Some(pause))
     }
+}
+
+/// The pause begins between two records of the WAL.
+fn wait_until_paused(session: &mut PgSession) -> Result<(), PgError> {
+    let end = Instant::now() + PAUSE_LIMIT;
+    while session.version_num() >= PAUSE_STATE_SINCE
+        && setting(session, "SELECT pg_catalog.pg_get_wal_replay_pause_state()")? != "paused"
+    {
+        if Instant::now() > end {
+            tracing::warn!("replay was asked to pause and has not done so yet");
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
 }
 
 impl Drop for ReplayPause {
@@ -137,11 +164,22 @@ impl Drop for ReplayPause {
     }
 }
 
-/// Ends every pause of this process; for who ends at once.
+/// Ends every pause of this process; for who ends at once. A server that does not answer is waited for a few seconds only.
 pub fn resume_all() {
     let all = std::mem::take(&mut *PAUSED.lock().unwrap_or_else(PoisonError::into_inner));
+    let (done, ended) = crossbeam_channel::bounded::<()>(0);
     for (_, connector) in all {
-        resume(&connector);
+        let done = done.clone();
+        thread::spawn(move || {
+            resume(&connector);
+            drop(done);
+        });
+    }
+    drop(done);
+    if ended.recv_timeout(RESUME_LIMIT) == Err(RecvTimeoutError::Timeout) {
+        tracing::error!(
+            "replay could not be resumed in time; run SELECT pg_wal_replay_resume() on the standby"
+        );
     }
 }
 

@@ -36,7 +36,7 @@ mod unreadable;
 use std::time::Duration;
 
 use super::pgtools::ToolPlaces;
-use super::{ConnSettings, RetryPolicy};
+use super::{ConnSettings, ConnectOptions, RetryPolicy, StopFlag};
 
 pub use catalog::conditions;
 pub use digest::{RowDigester, RowSum};
@@ -78,6 +78,8 @@ pub struct DumpOptions {
     pub pause_replay: bool,
     /// Whether settings of columns that nothing reads back are taken out of the schema; else they fail the database.
     pub strip_pg_attver: bool,
+    /// Somebody's wish for an end.
+    pub stop: StopFlag,
     /// Blocks of one part of a big table.
     pub range_blocks: u64,
 }
@@ -95,8 +97,20 @@ impl Default for DumpOptions {
             unlogged_schema_only: false,
             pause_replay: false,
             strip_pg_attver: false,
+            stop: StopFlag::default(),
             // 128 MiB of the usual blocks.
             range_blocks: 16_384,
+        }
+    }
+}
+
+impl DumpOptions {
+    /// How sessions of a dump are opened.
+    fn session(&self) -> ConnectOptions {
+        ConnectOptions {
+            retry: self.retry,
+            stop: self.stop.clone(),
+            ..ConnectOptions::dump()
         }
     }
 }

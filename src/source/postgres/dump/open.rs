@@ -20,13 +20,15 @@ use super::schema::{self, Output, SchemaRequest};
 use super::{DatabaseSource, Locks};
 use crate::source::SourceError;
 use crate::source::postgres::connect::EndpointAddress;
-use crate::source::postgres::rights;
-use crate::source::postgres::{ConnectOptions, Connector, PgError, PgSession};
+use crate::source::postgres::replay::{self, ReplayPause};
+use crate::source::postgres::{ConnectOptions, Connector, PgError, PgSession, RetryPolicy, rights};
 
 /// How often the databases of a cluster are opened again for snapshots that agree.
 const AGREEMENT_TRIES: u32 = 20;
 /// How often one database is begun again because its definitions changed meanwhile.
 pub(super) const RESTARTS_MAX: u32 = 3;
+/// How often one database is begun again because the replay of a standby ended it: the next time is hardly better.
+const REPLAYS_MAX: u32 = 1;
 const BEGIN: &str = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
 /// What is known of a snapshot.
@@ -72,7 +74,43 @@ pub struct OpenDatabase {
     pub(super) connector: Connector,
     pub(super) cluster: Arc<Cluster>,
     pub(super) prepared: Prepared,
+    /// How often it was begun again.
+    pub(super) again: Again,
+    /// Held for its Drop: the standby goes on when the last database of it is done.
+    _pause: Option<Arc<ReplayPause>>,
+}
+
+/// Which reasons to begin a database again have been used up.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Again {
+    /// Because definitions changed.
     pub(super) restarts: u32,
+    /// Because the replay of a standby ended a statement.
+    pub(super) replays: u32,
+}
+
+impl Again {
+    /// Counts one more time, or returns the error for good.
+    fn allow(&mut self, database: &str, error: DumpError) -> Result<(), DumpError> {
+        let (reason, times) = match error {
+            DumpError::Restart(reason) if self.restarts < RESTARTS_MAX => {
+                self.restarts += 1;
+                (reason, self.restarts)
+            }
+            DumpError::Replay(reason) if self.replays < REPLAYS_MAX => {
+                self.replays += 1;
+                (reason, self.replays)
+            }
+            error => return Err(error),
+        };
+        tracing::warn!(
+            database,
+            times,
+            reason,
+            "beginning again with a new snapshot"
+        );
+        Ok(())
+    }
 }
 
 impl OpenDatabase {
@@ -110,6 +148,7 @@ struct Opening {
     session: PgSession,
     cluster: String,
     holder: Option<Holder>,
+    pause: Option<Arc<ReplayPause>>,
     snapshot: SnapshotFacts,
 }
 
@@ -119,6 +158,7 @@ type Slot<T> = Result<T, DumpError>;
 /// in its place; the others go on. The open transactions are pinged until they are streamed or dropped.
 pub fn open_snapshots(sources: &[DatabaseSource]) -> Vec<Result<OpenDatabase, SourceError>> {
     let mut openings = in_parallel(sources.iter().collect(), connect);
+    pause_replay(sources, &mut openings);
     agree(sources, &mut openings);
     let prepared = in_parallel(
         sources.iter().zip(openings).collect(),
@@ -159,16 +199,13 @@ fn in_parallel<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) ->
 }
 
 fn connect(source: &DatabaseSource) -> Slot<Opening> {
-    let options = ConnectOptions {
-        retry: source.options.retry,
-        ..ConnectOptions::dump()
-    };
-    let mut session = Connector::new(source.settings.clone()).connect(&options)?;
+    let mut session = Connector::new(source.settings.clone()).connect(&source.options.session())?;
     let cluster = cluster_identity(&mut session);
     Ok(Opening {
         session,
         cluster,
         holder: None,
+        pause: None,
         snapshot: SnapshotFacts::default(),
     })
 }
@@ -218,11 +255,7 @@ fn agree(sources: &[DatabaseSource], openings: &mut [Slot<Opening>]) {
 fn hold_if_asked(source: &DatabaseSource, slot: &mut Slot<Opening>) {
     let Ok(opening) = slot else { return };
     if source.options.locks == Locks::Hold {
-        match hold::lock_all(
-            &mut opening.session,
-            exclusions(source),
-            source.options.lock_wait,
-        ) {
+        match hold::lock_all(&mut opening.session, exclusions(source), &source.options) {
             Ok(holder) => opening.holder = Some(holder),
             Err(error) => *slot = Err(error),
         }
@@ -306,42 +339,86 @@ fn exclusions(source: &DatabaseSource) -> Exclusions<'_> {
     }
 }
 
-/// Reads catalog and schema in an open snapshot; where definitions changed meanwhile, in a new one.
-fn prepare_with_restarts(source: &DatabaseSource, opening: &mut Opening) -> Slot<Prepared> {
-    let mut restarts = 0;
-    loop {
-        match prepare(source, opening) {
-            Err(DumpError::Restart(reason)) if restarts < RESTARTS_MAX => {
-                restarts += 1;
-                tracing::warn!(
-                    database = source.name,
-                    restarts,
-                    reason,
-                    "a definition changed, taking a new snapshot"
-                );
-                opening.snapshot = renew(source, &mut opening.session, &mut opening.holder)?;
+/// Pauses the replay of each standby from which a database wants that.
+fn pause_replay(sources: &[DatabaseSource], openings: &mut [Slot<Opening>]) {
+    let mut pauses: BTreeMap<String, Option<Arc<ReplayPause>>> = BTreeMap::new();
+    for (source, slot) in sources.iter().zip(openings) {
+        let Ok(opening) = slot else { continue };
+        if !source.options.pause_replay || !opening.session.facts().in_recovery {
+            continue;
+        }
+        if let Some(pause) = pauses.get(&opening.cluster) {
+            opening.pause.clone_from(pause);
+            continue;
+        }
+        match ReplayPause::begin(&mut opening.session) {
+            Ok(pause) => {
+                opening.pause = pause.map(Arc::new);
+                pauses.insert(opening.cluster.clone(), opening.pause.clone());
             }
-            other => return other,
+            Err(error) => {
+                *slot = Err(DumpError::Failed(format!(
+                    "cannot pause the replay of the standby (pause-replay): {error}"
+                )));
+            }
         }
     }
 }
 
-/// Ends the transaction and opens a new snapshot.
+/// Reads catalog and schema in an open snapshot; where definitions changed meanwhile, in a new one.
+fn prepare_with_restarts(source: &DatabaseSource, opening: &mut Opening) -> Slot<Prepared> {
+    let mut again = Again::default();
+    let mut result = prepare(source, opening);
+    loop {
+        let error = match result {
+            Ok(prepared) => return Ok(prepared),
+            Err(error) => error,
+        };
+        let connector = opening.session.connector();
+        again
+            .allow(&source.name, error)
+            .map_err(|error| explained(source, &connector, error))?;
+        result = renew(source, &mut opening.session, &mut opening.holder).and_then(|snapshot| {
+            opening.snapshot = snapshot;
+            prepare(source, opening)
+        });
+    }
+}
+
+/// Puts the settings of a standby beside the words with which its replay ended a dump.
+fn explained(source: &DatabaseSource, connector: &Connector, error: DumpError) -> DumpError {
+    let DumpError::Replay(words) = error else {
+        return error;
+    };
+    let options = ConnectOptions {
+        retry: RetryPolicy::once(),
+        ..source.options.session()
+    };
+    let settings = connector
+        .connect(&options)
+        .and_then(|mut session| replay::settings_text(&mut session));
+    DumpError::Failed(replay::explain(&words, settings.ok().as_deref()))
+}
+
+/// Ends the transaction and opens a new snapshot, in a new session where the old one is gone.
 fn renew(
     source: &DatabaseSource,
     session: &mut PgSession,
     holder: &mut Option<Holder>,
 ) -> Slot<SnapshotFacts> {
-    session.batch_execute(&format!("ROLLBACK; {BEGIN}"))?;
+    if session.batch_execute("ROLLBACK").is_err() {
+        *session = session.connector().connect(&source.options.session())?;
+    }
     if source.options.locks == Locks::Hold {
         *holder = None;
+        // Outside of a transaction, so that each look at the catalog sees what is new.
         *holder = Some(hold::lock_all(
             session,
             exclusions(source),
-            source.options.lock_wait,
+            &source.options,
         )?);
-        session.batch_execute(&format!("ROLLBACK; {BEGIN}"))?;
     }
+    session.batch_execute(BEGIN)?;
     let snapshot = take(session)?;
     if let Some(holder) = holder {
         holder.import(&snapshot.exported)?;
@@ -377,17 +454,23 @@ fn dump_schema(
     })
 }
 
-/// Opens a database again whose definitions changed while its rows were copied.
-pub(super) fn reopen(open: &mut OpenDatabase) -> Slot<()> {
-    let mut session = open.session.lock().unwrap_or_else(PoisonError::into_inner);
-    if session.is_closed() {
-        let options = ConnectOptions {
-            retry: open.source.options.retry,
-            ..ConnectOptions::dump()
-        };
-        *session = open.connector.connect(&options)?;
-        session.batch_execute(BEGIN)?;
+/// Opens a database again that failed with `error` while its rows were copied, if a new snapshot may help.
+pub(super) fn begin_again(open: &mut OpenDatabase, error: DumpError) -> Slot<()> {
+    let mut error = error;
+    loop {
+        let name = open.source.name.clone();
+        open.again
+            .allow(&name, error)
+            .map_err(|error| explained(&open.source, &open.connector, error))?;
+        match reopen(open) {
+            Ok(()) => return Ok(()),
+            Err(failed) => error = failed,
+        }
     }
+}
+
+fn reopen(open: &mut OpenDatabase) -> Slot<()> {
+    let mut session = open.session.lock().unwrap_or_else(PoisonError::into_inner);
     let mut holder = None;
     let snapshot = renew(&open.source, &mut session, &mut holder)?;
     let catalog = catalog::read(&mut session, exclusions(&open.source))?;
@@ -425,7 +508,8 @@ fn with_globals(
                     session: Arc::new(Mutex::new(opening.session)),
                     cluster: Arc::clone(cluster),
                     prepared,
-                    restarts: 0,
+                    again: Again::default(),
+                    _pause: opening.pause,
                 })
             }
         });
@@ -456,6 +540,7 @@ fn new_cluster(
             session.version_num(),
             passwords,
             &source.options.tools,
+            &source.options.stop,
         )
     };
     let own = source.settings.dbname.as_str();

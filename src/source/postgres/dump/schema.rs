@@ -13,14 +13,19 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::RecvTimeoutError;
+
 use super::error::{DumpError, local};
 use super::{DumpOptions, unreadable};
+use crate::error::Error;
 use crate::source::postgres::pgtools::ToolPlaces;
-use crate::source::postgres::{Connector, PgTool, find_tool, release_waves};
+use crate::source::postgres::{Connector, PgTool, StopFlag, find_tool, release_waves, replay};
 
 /// How long `pg_dump` waits for one lock.
 const LOCK_WAIT_MS: u32 = 3_000;
 const PAUSE: Duration = Duration::from_millis(500);
+/// How often a wish for an end is looked for.
+const PAUSE_STOP: Duration = Duration::from_millis(100);
 /// Encodings that no conversion leads away from: their bytes are dumped as they are.
 const WITHOUT_CONVERSION: &[&str] = &["SQL_ASCII", "MULE_INTERNAL"];
 
@@ -97,7 +102,7 @@ pub(super) fn dump_schema(request: &SchemaRequest<'_>) -> Result<Output, DumpErr
     }
     let deadline = Instant::now() + options.lock_wait;
     loop {
-        match run(&tool, &arguments, request.connector)? {
+        match run(&tool, &arguments, request.connector, &options.stop)? {
             Ok(mut output) => {
                 output.notes.extend(older(&tool, request.version_num));
                 without_unreadable(&mut output, options.strip_pg_attver)?;
@@ -107,6 +112,7 @@ pub(super) fn dump_schema(request: &SchemaRequest<'_>) -> Result<Output, DumpErr
                 tracing::debug!(%words, "pg_dump got no lock, trying again");
                 thread::sleep(PAUSE);
             }
+            Err(words) if replay::is_conflict(&words) => return Err(DumpError::Replay(words)),
             Err(words) if is_a_changed_definition(&words) => return Err(DumpError::Restart(words)),
             Err(words) => return Err(DumpError::Failed(words)),
         }
@@ -119,6 +125,7 @@ pub(super) fn dump_globals(
     version_num: u32,
     passwords: bool,
     places: &ToolPlaces,
+    stop: &StopFlag,
 ) -> Result<Output, DumpError> {
     let tool = tool("pg_dumpall", version_num, places)?;
     let mut arguments: Vec<OsString> = ["--globals-only", "-w"].map(OsString::from).to_vec();
@@ -127,7 +134,7 @@ pub(super) fn dump_globals(
     if !passwords {
         arguments.push("--no-role-passwords".into());
     }
-    run(&tool, &arguments, connector)?.map_err(DumpError::Failed)
+    run(&tool, &arguments, connector, stop)?.map_err(DumpError::Failed)
 }
 
 fn tool(name: &str, version_num: u32, places: &ToolPlaces) -> Result<PgTool, DumpError> {
@@ -139,6 +146,7 @@ fn run(
     tool: &PgTool,
     arguments: &[OsString],
     connector: &Connector,
+    stop: &StopFlag,
 ) -> Result<Result<Output, String>, DumpError> {
     let name = tool.path.display().to_string();
     let environment = connector.child_environment()?;
@@ -165,16 +173,44 @@ fn run(
         .take()
         .map(|stream| thread::spawn(move || words_of(stream)));
     // Through a pipe: into a file that it can seek in, pg_dump writes the table of contents twice.
-    let copied = child
-        .stdout
-        .take()
-        .map_or(Ok(0), |mut stream| io::copy(&mut stream, &mut &stdout));
+    let copier = child.stdout.take().map(|mut stream| {
+        let (done, ended) = crossbeam_channel::bounded::<()>(0);
+        let copier = thread::spawn(move || {
+            let copied = io::copy(&mut stream, &mut &stdout);
+            drop(done);
+            copied
+        });
+        (copier, ended)
+    });
+    let mut stopped = false;
+    let copied = match copier {
+        None => Ok(0),
+        Some((copier, ended)) => {
+            // A server that says nothing keeps its child waiting for ever; who asks for an end does not wait with it.
+            while !copier.is_finished()
+                && ended.recv_timeout(PAUSE_STOP) == Err(RecvTimeoutError::Timeout)
+            {
+                if stop.is_set() && !stopped {
+                    stopped = true;
+                    child
+                        .kill()
+                        .map_err(|error| local(&format!("cannot end {name}"), error))?;
+                }
+            }
+            copier
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        }
+    };
     let status = child
         .wait()
         .map_err(|error| local(&format!("cannot wait for {name}"), error))?;
     let words = errors
         .and_then(|reader| reader.join().ok())
         .unwrap_or_default();
+    if stopped {
+        return Err(DumpError::Run(Error::Interrupted));
+    }
     copied.map_err(|error| local(&format!("cannot keep the output of {name}"), error))?;
     if !status.success() {
         let words = if words.is_empty() {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::catalog::{self, Table};
 use super::error::DumpError;
 use super::large_objects;
-use super::open::{self, OpenDatabase, RESTARTS_MAX, SnapshotFacts};
+use super::open::{self, OpenDatabase, SnapshotFacts};
 use super::parts::{self, Piece};
 use super::{RowDigester, RowSum};
 use crate::error::Error;
@@ -23,7 +23,7 @@ use crate::format::path_encoding::encode_name;
 use crate::pipeline::{ItemWriter, Sink, SourceQueue, StreamKind, TreePath};
 use crate::source::SourceError;
 use crate::source::postgres::rights::Gap;
-use crate::source::postgres::{ConnectOptions, PgSession, ServerError};
+use crate::source::postgres::{PgSession, ServerError};
 
 const PAUSE_BUSY: Duration = Duration::from_millis(100);
 /// Bytes of a part between two updates of the counters.
@@ -137,26 +137,12 @@ fn stream_with_restarts(
         let result = stream_once(open, sink, &queue, digester, options, &base);
         // What is still on its way to the tree must be there before anything is taken back.
         queue.drain()?;
-        let reason = match result {
+        let error = match result {
             Ok(outcome) => return Ok(outcome),
-            Err(DumpError::Restart(reason)) if open.restarts < RESTARTS_MAX => reason,
-            Err(error) => {
-                sink.discard(&base)?;
-                return Err(error);
-            }
+            Err(error) => error,
         };
         sink.discard(&base)?;
-        open.restarts += 1;
-        tracing::warn!(
-            database = open.name(),
-            restarts = open.restarts,
-            reason,
-            "a definition changed, beginning again"
-        );
-        match open::reopen(open) {
-            Ok(()) | Err(DumpError::Restart(_)) => {}
-            Err(error) => return Err(error),
-        }
+        open::begin_again(open, error)?;
     }
 }
 
@@ -286,10 +272,7 @@ impl Run<'_> {
 
     /// Opens one more connection in the same snapshot; where that fails, the others do its work.
     fn work_on_new_session(&self) {
-        let options = ConnectOptions {
-            retry: self.open.source.options.retry,
-            ..ConnectOptions::dump()
-        };
+        let options = self.open.source.options.session();
         let opened = self.open.connector.connect(&options).and_then(|mut session| {
             session.batch_execute(&format!(
                 "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
@@ -554,11 +537,15 @@ impl Run<'_> {
             .map(|what| format!("not included: {what}"))
             .collect::<Vec<_>>();
         notes.extend(self.open.prepared.schema.notes.iter().cloned());
-        if self.open.restarts > 0 {
+        let again = self.open.again;
+        if again.restarts > 0 {
             notes.push(format!(
                 "begun again {} times, because definitions changed meanwhile",
-                self.open.restarts
+                again.restarts
             ));
+        }
+        if again.replays > 0 {
+            notes.push("begun again, because the replay of the standby ended it once".to_owned());
         }
         Ok(DatabaseOutcome {
             tables: table_count,
