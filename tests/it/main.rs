@@ -17,6 +17,7 @@ mod damage;
 mod full_disk;
 mod golden;
 mod pg_archive;
+mod pg_binary;
 mod pg_busy;
 mod pg_cluster;
 mod pg_connect;

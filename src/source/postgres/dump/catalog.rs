@@ -27,6 +27,11 @@ const NOT_IN_THIS_ENCODING: &str = "(22021)";
 /// Sequences that are read by one statement.
 const SEQUENCES_PER_STATEMENT: usize = 100;
 
+/// Types whose binary form holds no number of a catalog and has not changed with the versions.
+const BINARY_TYPES: &str = "'bool', 'bytea', 'int8', 'int2', 'int4', 'text', 'json', 'jsonb', 'xml', 'point', 'lseg', 'path', 'box', 'polygon', \
+    'line', 'float4', 'float8', 'circle', 'money', 'macaddr', 'macaddr8', 'inet', 'cidr', 'bpchar', 'varchar', 'date', 'time', 'timestamp', \
+    'timestamptz', 'interval', 'timetz', 'bit', 'varbit', 'numeric', 'uuid', 'name'";
+
 /// One table whose rows are taken, or whose rows were excluded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Table {
@@ -43,6 +48,8 @@ pub(super) struct Table {
     pub(super) filter: Option<String>,
     pub(super) load_via: Option<(String, String)>,
     pub(super) data_excluded: bool,
+    /// Whether all its columns are of types whose binary form is read back as it was, by any server.
+    pub(super) binary: bool,
 }
 
 /// A database as the catalog describes it.
@@ -266,7 +273,10 @@ fn tables_query(version_num: u32, exclusions: Exclusions<'_>) -> String {
          c.relpersistence, {method}, cfg.cond, \
          (SELECT pg_catalog.array_to_json(pg_catalog.array_agg(a.attname::text ORDER BY a.attnum)) FROM pg_catalog.pg_attribute a \
           WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped{generated}), \
-         vn.nspname, v.relname, ({excluded}) \
+         vn.nspname, v.relname, ({excluded}), \
+         NOT EXISTS (SELECT 1 FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type y ON y.oid = a.atttypid LEFT JOIN pg_catalog.pg_type e ON e.oid = y.typelem AND y.typlen = -1 \
+          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND (y.typnamespace <> (SELECT n.oid FROM pg_catalog.pg_namespace n WHERE n.nspname = 'pg_catalog') \
+          OR coalesce(e.typname, y.typname) NOT IN ({BINARY_TYPES}))) \
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace {method_join} \
          LEFT JOIN cfg ON cfg.relid = c.oid \
          LEFT JOIN pg_catalog.pg_class v ON v.oid = (SELECT u.anc FROM up u JOIN bad ON bad.relid = u.anc WHERE u.leaf = c.oid ORDER BY u.lvl DESC LIMIT 1) \
@@ -327,6 +337,7 @@ fn read_tables(
                 .get(10)
                 .zip(row.get(11))
                 .map(|(schema, name)| (schema.to_owned(), name.to_owned())),
+            binary: row.get(13) == Some("t"),
             schema,
             name,
             data_excluded,

@@ -13,7 +13,7 @@ use super::catalog::{self, Table};
 use super::error::DumpError;
 use super::large_objects;
 use super::open::{self, OpenDatabase, SnapshotFacts};
-use super::parts::{self, Piece};
+use super::parts::{self, Form, Piece};
 use super::{RowDigester, RowSum};
 use crate::error::Error;
 use crate::format::database::{DatabaseInfo, TableInfo};
@@ -157,6 +157,8 @@ struct Run<'a> {
     holder: Option<Mutex<&'a mut PgSession>>,
     work: Mutex<VecDeque<Work>>,
     sums: Mutex<Vec<RowSum>>,
+    /// Tables and parts that were copied in binary.
+    binary: Mutex<Vec<(usize, u64)>>,
     bytes: Mutex<u64>,
     failure: Mutex<Option<DumpError>>,
     stopped: AtomicBool,
@@ -218,6 +220,7 @@ fn stream_once(
             .map(|holder| Mutex::new(&mut holder.session)),
         work: Mutex::new(work),
         sums: Mutex::new(vec![RowSum::default(); open.prepared.catalog.tables.len()]),
+        binary: Mutex::default(),
         bytes: Mutex::new(0),
         failure: Mutex::new(None),
         stopped: AtomicBool::new(false),
@@ -366,29 +369,26 @@ impl Run<'_> {
         if let Some(busy) = lock_part(session, table)? {
             return Ok(Copied::Busy(busy));
         }
-        let mut writer = ItemWriter::queued(self.queue, StreamKind::Table, self.content_digest);
-        let mut sum = RowSum::default();
-        let mut counted = Counted {
-            sink: self.sink,
-            rows: 0,
-            bytes: 0,
-            total: 0,
+        let encoding = &self.open.prepared.catalog.encoding;
+        let blocks = (*first_block, *end_block);
+        let text = self.copy_part(session, table, blocks, Form::Text { encoding });
+        let (form, (writer, sum, mut counted)) = match text {
+            Err(DumpError::Failed(words)) if parts::is_too_big_for_text(&words) => {
+                if !table.binary {
+                    return Err(DumpError::Failed(format!(
+                        "{words}; a row is too big for its text, and the table has columns that cannot be copied in binary"
+                    )));
+                }
+                tracing::warn!(table = %self.name_of(piece), "a row is too big for its text, copying in binary");
+                session.batch_execute(parts::UNLOCK)?;
+                if let Some(busy) = lock_part(session, table)? {
+                    return Ok(Copied::Busy(busy));
+                }
+                lock(&self.binary).push((*position, *part));
+                (1, self.copy_part(session, table, blocks, Form::Binary)?)
+            }
+            copied => (0, copied?),
         };
-        let sql = parts::copy_statement(
-            table,
-            *first_block,
-            *end_block,
-            &self.open.prepared.catalog.encoding,
-        );
-        session.copy_out::<DumpError>(&sql, &mut |row| {
-            self.check()?;
-            let content = row.strip_suffix(b"\n").ok_or_else(|| {
-                DumpError::Failed("the server sent a row without its end".to_owned())
-            })?;
-            sum.add(self.digester, content);
-            counted.add(row.len());
-            Ok(writer.write(row)?)
-        })?;
         counted.flush();
         session.batch_execute(parts::UNLOCK)?;
         let columns = table
@@ -398,7 +398,7 @@ impl Run<'_> {
             .collect();
         let table_part = TablePart {
             columns,
-            format: 0,
+            format: form,
             rows: sum.rows,
             rows_digest: sum.bytes(),
             first_block: *first_block,
@@ -409,6 +409,40 @@ impl Run<'_> {
         lock(&self.sums)[*position] += sum;
         *lock(&self.bytes) += counted.total;
         Ok(Copied::Done)
+    }
+
+    /// Copies one part, whose table is locked.
+    fn copy_part(
+        &self,
+        session: &mut PgSession,
+        table: &Table,
+        (first_block, end_block): (u64, Option<u64>),
+        form: Form<'_>,
+    ) -> Result<(ItemWriter<'_>, RowSum, Counted<'_>), DumpError> {
+        let mut writer = ItemWriter::queued(self.queue, StreamKind::Table, self.content_digest);
+        let mut sum = RowSum::default();
+        let mut counted = Counted {
+            sink: self.sink,
+            rows: 0,
+            bytes: 0,
+            total: 0,
+        };
+        let sql = parts::copy_statement(table, first_block, end_block, form);
+        session.copy_out::<DumpError>(&sql, &mut |message| {
+            self.check()?;
+            let row = match form {
+                Form::Binary => parts::binary_row(message),
+                Form::Text { .. } => Some(message.strip_suffix(b"\n").ok_or_else(|| {
+                    DumpError::Failed("the server sent a row without its end".to_owned())
+                })?),
+            };
+            if let Some(row) = row {
+                sum.add(self.digester, row);
+                counted.add(message.len());
+            }
+            Ok(writer.write(message)?)
+        })?;
+        Ok((writer, sum, counted))
     }
 
     fn table_path(&self, table: &Table) -> TreePath {
@@ -582,17 +616,25 @@ impl Run<'_> {
         let catalog = &prepared.catalog;
         let range_blocks = self.open.source.options.range_blocks;
         let sums = lock(&self.sums);
+        let mut binary = lock(&self.binary).clone();
+        binary.sort_unstable();
+        let binary_parts = |position: usize| {
+            let of_table = binary.iter().filter(|(table, _)| *table == position);
+            of_table.map(|(_, part)| *part).collect()
+        };
         let tables = catalog
             .tables
             .iter()
             .zip(sums.iter())
-            .map(|(table, sum)| TableInfo {
+            .enumerate()
+            .map(|(position, (table, sum))| TableInfo {
                 schema: table.schema.clone(),
                 name: table.name.clone(),
                 columns: table.columns.clone(),
                 load_via: table.load_via.clone(),
                 filter: table.filter.clone(),
                 parts: parts::part_count(table, range_blocks),
+                binary_parts: binary_parts(position),
                 rows: sum.rows,
                 rows_digest: sum.hex(),
                 data_excluded: table.data_excluded,
