@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use holdfast::source::postgres::Connector;
+use holdfast::target::postgres::script::{ExportOptions, write_script};
 use holdfast::target::postgres::{RestoreOptions, RestoreReport, RestoreTarget, restore_database};
 
 use crate::archive::Archive;
@@ -46,6 +47,12 @@ fn rows_that_are_too_big_for_text_are_copied_in_binary() {
         cluster.session("postgres").simple_column(rows).unwrap(),
         cluster.session("back").simple_column(rows).unwrap()
     );
+
+    // What only the server reads back is not exported.
+    let memory = MemoryArchive::from_tree(&archive, "postgres");
+    let exported = write_script(&memory, &ExportOptions::default(), &mut |_bytes| Ok(()));
+    let error = exported.unwrap_err().to_string();
+    assert!(error.contains("public.t has rows"), "{error}");
 
     // Numbers of a catalog do not go in binary.
     cluster.sql(

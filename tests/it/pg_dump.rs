@@ -9,8 +9,8 @@ use holdfast::format::large_object::PageReader;
 use holdfast::source::SourceError;
 use holdfast::source::postgres::RetryPolicy;
 use holdfast::source::postgres::dump::{
-    DatabaseOutcome, DatabaseSource, DumpOptions, Locks, RowDigester, StreamOptions,
-    cluster_consistency, open_snapshots, stream_databases,
+    DatabaseOutcome, DatabaseSource, DumpOptions, RowDigester, StreamOptions, cluster_consistency,
+    open_snapshots, stream_databases,
 };
 
 use crate::archive::{Archive, collect};
@@ -547,35 +547,6 @@ fn ten_thousand_tables_on_a_server_with_default_settings() {
     );
     assert_eq!(part(&archive, "public/t9999"), "1\n2\n");
     assert_eq!(part(&archive, "public/t1234"), "1234\n");
-}
-
-#[test]
-fn held_locks_let_no_definition_change() {
-    let cluster = Cluster::start();
-    cluster.sql(
-        "postgres",
-        "CREATE TABLE t AS SELECT g FROM generate_series(1, 100) g",
-    );
-    let (outcomes, archive) = dump_with(
-        &[source(&cluster, "postgres", |options| {
-            options.locks = Locks::Hold
-        })],
-        2,
-        || {
-            let mut session = cluster.session("postgres");
-            session.batch_execute("SET lock_timeout = '200ms'").unwrap();
-            let error = session.batch_execute("TRUNCATE t").unwrap_err();
-            assert_eq!(error.code(), Some("55P03"));
-            // One that queues up for longer does not keep the dump from reading.
-            let mut queued = cluster.session("postgres");
-            std::thread::spawn(move || {
-                queued.batch_execute("SET lock_timeout = '20s'; TRUNCATE t")
-            });
-            std::thread::sleep(Duration::from_millis(300));
-        },
-    );
-    assert_eq!(outcomes[0].as_ref().unwrap().rows, 100);
-    assert_eq!(info(&archive, "postgres").tables[0].rows, 100);
 }
 
 #[test]
