@@ -75,6 +75,9 @@ pub struct TableInfo {
     pub filter: Option<String>,
     /// Part files below `tables/<schema>/<table>/`.
     pub parts: u64,
+    /// Parts that are in COPY's binary format, because a row is too big for its text.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub binary_parts: Vec<u64>,
     /// Rows.
     pub rows: u64,
     /// Sum of the parts' `rows_digest`, 32 hex digits, little-endian bytes.

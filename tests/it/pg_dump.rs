@@ -9,14 +9,14 @@ use holdfast::format::large_object::PageReader;
 use holdfast::source::SourceError;
 use holdfast::source::postgres::RetryPolicy;
 use holdfast::source::postgres::dump::{
-    DatabaseOutcome, DatabaseSource, DumpOptions, Locks, RowDigester, StreamOptions,
-    cluster_consistency, open_snapshots, stream_databases,
+    DatabaseOutcome, DatabaseSource, DumpOptions, RowDigester, StreamOptions, cluster_consistency,
+    open_snapshots, stream_databases,
 };
 
 use crate::archive::{Archive, collect};
 use crate::pg_cluster::{Cluster, ClusterOptions, settings};
 
-type Outcome = Result<DatabaseOutcome, SourceError>;
+pub(crate) type Outcome = Result<DatabaseOutcome, SourceError>;
 
 pub(crate) fn source(
     cluster: &Cluster,
@@ -44,7 +44,7 @@ pub(crate) fn source_at(
 }
 
 /// Dumps databases; `between` runs while the snapshots are open.
-fn dump_with(
+pub(crate) fn dump_with(
     sources: &[DatabaseSource],
     connections: usize,
     between: impl FnOnce(),
@@ -80,7 +80,7 @@ pub(crate) fn dump(source: DatabaseSource) -> (DatabaseOutcome, Archive) {
     (outcomes.into_iter().next().unwrap().unwrap(), archive)
 }
 
-fn info(archive: &Archive, name: &str) -> DatabaseInfo {
+pub(crate) fn info(archive: &Archive, name: &str) -> DatabaseInfo {
     serde_json::from_slice(archive.bytes(&format!("databases/{name}/database.json"))).unwrap()
 }
 
@@ -550,35 +550,6 @@ fn ten_thousand_tables_on_a_server_with_default_settings() {
 }
 
 #[test]
-fn held_locks_let_no_definition_change() {
-    let cluster = Cluster::start();
-    cluster.sql(
-        "postgres",
-        "CREATE TABLE t AS SELECT g FROM generate_series(1, 100) g",
-    );
-    let (outcomes, archive) = dump_with(
-        &[source(&cluster, "postgres", |options| {
-            options.locks = Locks::Hold
-        })],
-        2,
-        || {
-            let mut session = cluster.session("postgres");
-            session.batch_execute("SET lock_timeout = '200ms'").unwrap();
-            let error = session.batch_execute("TRUNCATE t").unwrap_err();
-            assert_eq!(error.code(), Some("55P03"));
-            // One that queues up for longer does not keep the dump from reading.
-            let mut queued = cluster.session("postgres");
-            std::thread::spawn(move || {
-                queued.batch_execute("SET lock_timeout = '20s'; TRUNCATE t")
-            });
-            std::thread::sleep(Duration::from_millis(300));
-        },
-    );
-    assert_eq!(outcomes[0].as_ref().unwrap().rows, 100);
-    assert_eq!(info(&archive, "postgres").tables[0].rows, 100);
-}
-
-#[test]
 fn a_standby_is_dumped_without_what_it_does_not_have() {
     let cluster = Cluster::start_with(&ClusterOptions {
         conf: vec!["wal_level = replica".to_owned()],
@@ -617,5 +588,128 @@ fn a_standby_is_dumped_without_what_it_does_not_have() {
             .any(|what| what.contains("unlogged table public.u")),
         "{:?}",
         info.not_included
+    );
+}
+
+#[test]
+fn definitions_are_in_utf8_whatever_the_database_speaks() {
+    let cluster = Cluster::start();
+    cluster.sql(
+        "postgres",
+        "CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'",
+    );
+    cluster.sql("postgres", "CREATE ROLE \"größe\"");
+    cluster.sql(
+        "latin",
+        "CREATE TABLE \"größe\" (a text DEFAULT 'é'); COMMENT ON TABLE \"größe\" IS 'ÿ'",
+    );
+    let (outcome, archive) = dump(source(&cluster, "latin", |_| {}));
+    assert_eq!(outcome.incomplete, None);
+    let schema = archive.bytes("databases/latin/schema.dump");
+    let holds = |text: &str| {
+        schema
+            .windows(text.len())
+            .any(|window| window == text.as_bytes())
+    };
+    assert!(holds("SET client_encoding = 'UTF8'"));
+    assert!(holds("\"größe\"") && holds("DEFAULT 'é'") && holds("IS 'ÿ'"));
+    // The role was made in UTF-8, so it is read there.
+    let info = info(&archive, "latin");
+    let globals =
+        std::str::from_utf8(archive.bytes(&format!("clusters/{}/globals.sql", info.cluster)))
+            .unwrap();
+    assert!(globals.contains("CREATE ROLE \"größe\""), "{globals}");
+}
+
+#[test]
+fn names_that_are_no_text_are_named() {
+    let cluster = Cluster::start();
+    cluster.sql(
+        "postgres",
+        "CREATE DATABASE bytes ENCODING 'SQL_ASCII' TEMPLATE template0",
+    );
+    cluster.sql("bytes", "CREATE TABLE \"größe\" (\"é\" int)");
+    let (outcome, archive) = dump(source(&cluster, "bytes", |_| {}));
+    assert_eq!(outcome.tables, 1);
+    assert!(
+        archive
+            .files
+            .contains_key("databases/bytes/tables/public/größe/000000")
+    );
+    cluster.sql(
+        "bytes",
+        r#"DO $$ BEGIN EXECUTE E'CREATE TABLE "a\\b\351" (x int, "c\377" int)'; END $$"#,
+    );
+    let (outcomes, _) = dump_with(&[source(&cluster, "bytes", |_| {})], 1, || {});
+    let error = outcomes[0].as_ref().unwrap_err().to_string();
+    for part in [
+        r#"column "c\xff""#,
+        r#"table "a\\b\xe9""#,
+        "are not UTF-8",
+        "rename them",
+        "pg_dump -Fc",
+    ] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+}
+
+#[test]
+fn settings_that_nothing_reads_back_are_refused_or_taken_out() {
+    let cluster = Cluster::start();
+    cluster.sql(
+        "postgres",
+        "CREATE TABLE t (a int, b int); ALTER TABLE t ALTER COLUMN b SET (n_distinct = 5); \
+         UPDATE pg_attribute SET attoptions = coalesce(attoptions, '{}') || '{pg_attver=7}' WHERE attrelid = 't'::regclass AND attnum > 0",
+    );
+    let (outcomes, _) = dump_with(&[source(&cluster, "postgres", |_| {})], 1, || {});
+    let error = outcomes[0].as_ref().unwrap_err().to_string();
+    assert!(
+        error.contains("pg_attver, 2 times") && error.contains("strip-pg-attver"),
+        "{error}"
+    );
+    let (outcome, archive) = dump(source(&cluster, "postgres", |options| {
+        options.strip_pg_attver = true
+    }));
+    assert!(
+        outcome
+            .notes
+            .iter()
+            .any(|note| note.contains("were taken out")),
+        "{:?}",
+        outcome.notes
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("schema.dump");
+    std::fs::write(&file, archive.bytes("databases/postgres/schema.dump")).unwrap();
+    let output = std::process::Command::new(cluster.program("pg_restore"))
+        .args(["-f", "-"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    let sql = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && !sql.contains("pg_attver"),
+        "{sql}"
+    );
+    assert!(
+        sql.contains("ALTER COLUMN b SET (n_distinct=5)") && !sql.contains("ALTER COLUMN a"),
+        "{sql}"
+    );
+}
+
+#[test]
+fn rows_of_unlogged_tables_are_left_out_when_asked() {
+    let cluster = Cluster::start();
+    cluster.sql(
+        "postgres",
+        "CREATE UNLOGGED TABLE u AS SELECT 1 AS a; CREATE TABLE t AS SELECT 2 AS a",
+    );
+    let (outcome, archive) = dump(source(&cluster, "postgres", |options| {
+        options.unlogged_schema_only = true
+    }));
+    assert_eq!((outcome.tables, outcome.incomplete), (1, None));
+    assert_eq!(
+        info(&archive, "postgres").not_included,
+        ["rows of table public.u (unlogged = \"schema\")"]
     );
 }

@@ -35,6 +35,10 @@ impl Certificates {
         certificates.openssl(
             "x509 -req -in old.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 -out old.crt",
         );
+        certificates.request("expired", "localhost");
+        certificates.openssl(
+            "x509 -req -in expired.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days -1 -extfile extensions -out expired.crt",
+        );
         certificates.openssl("req -x509 -days 30 -newkey rsa:2048 -nodes -keyout self.key -out self.crt -subj /CN=localhost");
         certificates
     }
@@ -89,6 +93,7 @@ fn start(certificates: &Certificates, conf: &[&str]) -> Cluster {
             "local all all trust".to_owned(),
             "hostssl all reader 127.0.0.1/32 cert".to_owned(),
             "hostssl all scram 127.0.0.1/32 scram-sha-256".to_owned(),
+            "hostssl all old5 127.0.0.1/32 md5".to_owned(),
             "hostssl all all 127.0.0.1/32 trust".to_owned(),
             "hostnossl all plain 127.0.0.1/32 trust".to_owned(),
         ],
@@ -100,6 +105,10 @@ fn start(certificates: &Certificates, conf: &[&str]) -> Cluster {
         cluster.write_data_file(name, &certificates.text(name));
     }
     cluster.sql("postgres", "CREATE ROLE reader LOGIN; CREATE ROLE plain LOGIN; CREATE ROLE scram LOGIN PASSWORD 'sesame'");
+    cluster.sql(
+        "postgres",
+        "SET password_encryption = 'md5'; CREATE ROLE old5 LOGIN PASSWORD 'sesame'",
+    );
     cluster.sql("postgres", "ALTER SYSTEM SET ssl_ca_file = 'ca.crt'");
     cluster.sql("postgres", "ALTER SYSTEM SET ssl = on");
     cluster.reload();
@@ -270,6 +279,64 @@ fn channel_binding_versions_and_client_certificates() {
         &cluster,
         &format!("sslmode=require user=reader {}", pair(&key)),
         "group or world access",
+    );
+}
+
+#[test]
+fn what_has_expired_is_named_by_its_check() {
+    let certificates = Certificates::make();
+    let cluster = start(&certificates, &[]);
+    let ca = format!("sslrootcert={}", certificates.path("ca.crt").display());
+    serve(&cluster, &certificates, "expired");
+    // Who checks nothing does not look at dates either.
+    works(&cluster, "sslmode=require", true);
+    for mode in ["require", "verify-ca", "verify-full"] {
+        fails(
+            &cluster,
+            &format!("sslmode={mode} {ca}"),
+            "it has expired (renew it",
+        );
+    }
+}
+
+#[test]
+fn passwords_through_tls_with_and_without_binding() {
+    let certificates = Certificates::make();
+    let cluster = start(&certificates, &[]);
+    for binding in ["disable", "prefer", "require"] {
+        works(
+            &cluster,
+            &format!("sslmode=require user=scram password=sesame channel_binding={binding}"),
+            true,
+        );
+    }
+    for binding in ["disable", "prefer"] {
+        works(
+            &cluster,
+            &format!("sslmode=require user=old5 password=sesame channel_binding={binding}"),
+            true,
+        );
+    }
+    // MD5 binds nothing, and neither does a connection without TLS or a login without a password.
+    fails(
+        &cluster,
+        "sslmode=require user=old5 password=sesame channel_binding=require",
+        "channel binding",
+    );
+    fails(
+        &cluster,
+        "sslmode=disable user=plain channel_binding=require",
+        "channel binding",
+    );
+    fails(
+        &cluster,
+        "sslmode=require user=old5 password=wrong",
+        "password authentication failed",
+    );
+    fails(
+        &cluster,
+        "sslmode=require user=scram",
+        "asks for a password",
     );
 }
 

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use holdfast::format::snapshot::{Component, ComponentState};
 use holdfast::ops::backup::{BackupOptions, BackupSummary, backup};
 use holdfast::site::SiteFile;
+use holdfast::source::postgres::replay::resume_all;
 use holdfast::stats::Stats;
 use serde_json::json;
 
@@ -27,6 +28,8 @@ pub(super) fn run(context: &Context<'_>, args: Backup) -> anyhow::Result<u8> {
     let opened = open::open(context.global, site.as_ref(), context.signals)?;
     let options = options(args, site)?;
     let interrupt = context.interrupt();
+    // Who ends at once leaves no standby paused.
+    context.signals.at_last(resume_all);
     let stats = Arc::new(Stats::default());
     let progress = Progress::start(context.global, &stats, sample);
     let summary = backup(&opened.repository, &options, &stats, &interrupt);

@@ -2,7 +2,7 @@
 
 use super::components::{Taken, chain, fail};
 use super::engine::Engine;
-use super::{BackupOptions, now};
+use super::{BackupOptions, Interrupt, now};
 use crate::error::{Error, Result};
 use crate::format::node::{Subtree, Timestamp};
 use crate::format::path_encoding::encode_name;
@@ -16,7 +16,7 @@ use crate::source::postgres::dump::{
     cluster_consistency, open_snapshots, stream_databases,
 };
 use crate::source::postgres::pgtools::ToolPlaces;
-use crate::source::postgres::{ConnInfo, ConnSettings};
+use crate::source::postgres::{ConnInfo, ConnSettings, StopFlag};
 use crate::store::StoreError;
 
 /// A database of the site: what becomes of its component.
@@ -54,24 +54,25 @@ fn settings(conninfo: &str, options: &BackupOptions) -> Result<ConnSettings, Str
     parsed.resolve(&*options.environment).map_err(|e| chain(&e))
 }
 
-fn dump_options(options: &BackupOptions) -> DumpOptions {
+fn dump_options(options: &BackupOptions, interrupt: &Interrupt) -> DumpOptions {
     let tools = ToolPlaces {
         path: (options.environment)("PATH"),
         ..ToolPlaces::default()
     };
     DumpOptions {
         tools,
+        stop: StopFlag::new(interrupt.flag()),
         ..DumpOptions::default()
     }
 }
 
-fn of_site(database: &DatabaseSettings, options: &BackupOptions) -> Wanted {
+fn of_site(database: &DatabaseSettings, options: &BackupOptions, interrupt: &Interrupt) -> Wanted {
     let (component, base) = component(&database.name, database.conninfo.expose());
     let source = settings(database.conninfo.expose(), options).map(|mut settings| {
         if let Some(file) = &database.passfile {
             settings.set_passfile(file.clone());
         }
-        let mut dump = dump_options(options);
+        let mut dump = dump_options(options, interrupt);
         dump.exclude_table_data
             .clone_from(&database.exclude_table_data);
         dump.exclude_schema.clone_from(&database.exclude_schema);
@@ -79,6 +80,9 @@ fn of_site(database: &DatabaseSettings, options: &BackupOptions) -> Wanted {
             LockMode::Optimistic => Locks::Optimistic,
             LockMode::Hold => Locks::Hold,
         };
+        dump.unlogged_schema_only = database.unlogged_schema_only;
+        dump.pause_replay = database.pause_replay;
+        dump.strip_pg_attver = database.strip_pg_attver;
         dump.connections = database
             .connections
             .map(|n| usize::try_from(n).unwrap_or(usize::MAX));
@@ -98,14 +102,14 @@ fn of_site(database: &DatabaseSettings, options: &BackupOptions) -> Wanted {
     }
 }
 
-fn of_argument(conninfo: &str, options: &BackupOptions) -> Wanted {
+fn of_argument(conninfo: &str, options: &BackupOptions, interrupt: &Interrupt) -> Wanted {
     let settings = settings(conninfo, options);
     let name = settings.as_ref().map_or_else(
         |_e| redact_conninfo(conninfo),
         |settings| settings.dbname.clone(),
     );
     let (component, base) = component(&name, conninfo);
-    let options = dump_options(options);
+    let options = dump_options(options, interrupt);
     Wanted {
         component,
         base,
@@ -126,12 +130,12 @@ pub(super) fn open(engine: &Engine, options: &BackupOptions) -> Result<Open> {
         .unwrap_or_default();
     let wanted: Vec<Wanted> = site
         .iter()
-        .map(|database| of_site(database, options))
+        .map(|database| of_site(database, options, &engine.interrupt))
         .chain(
             options
                 .databases
                 .iter()
-                .map(|conninfo| of_argument(conninfo, options)),
+                .map(|conninfo| of_argument(conninfo, options, &engine.interrupt)),
         )
         .collect();
     let mut all = Open::default();

@@ -4,25 +4,12 @@ use super::{Check, Verdict};
 use crate::ops::backup::Environment;
 use crate::site::config::DatabaseSettings;
 use crate::source::postgres::connect::RetryPolicy;
+use crate::source::postgres::dump::conditions;
 use crate::source::postgres::pgtools::ToolPlaces;
-use crate::source::postgres::{ConnInfo, ConnectOptions, Connector, PgError, PgSession, find_tool};
-
-/// Tables of users; `$` stands for the condition.
-const TABLES: &str = "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c
-    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.relkind = 'r' AND c.relpersistence <> 't'
-    AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema' AND ($) ORDER BY 1, 2";
-
-const UNREADABLE: &str = "NOT (pg_catalog.has_schema_privilege(n.oid, 'USAGE')
-    AND pg_catalog.has_table_privilege(c.oid, 'SELECT'))";
-
-const ROW_SECURITY: &str = "c.relrowsecurity AND pg_catalog.row_security_active(c.oid)";
-
-const LARGE_OBJECTS: &str = "SELECT count(*), count(*) FILTER (WHERE NOT readable) FROM (
-    SELECT pg_catalog.pg_has_role(lomowner, 'USAGE') OR current_setting('lo_compat_privileges')::boolean
-        OR EXISTS (SELECT 1 FROM pg_catalog.aclexplode(lomacl) a WHERE a.privilege_type = 'SELECT'
-            AND (a.grantee = 0 OR pg_catalog.pg_has_role(a.grantee, 'USAGE'))) AS readable
-    FROM pg_catalog.pg_largeobject_metadata) looked";
+use crate::source::postgres::{
+    ConnInfo, ConnectOptions, Connector, PgError, PgSession, find_tool, release_waves, replay,
+    rights,
+};
 
 /// Looks at a database.
 pub(super) fn check(settings: &DatabaseSettings, environment: &Environment) -> Check {
@@ -80,10 +67,17 @@ fn tool(check: &mut Check, session: &PgSession, environment: &Environment) {
         ..ToolPlaces::default()
     };
     match find_tool("pg_dump", facts.version_num, &places) {
-        Ok(tool) => check.add(
-            Verdict::Good,
-            format!("{} {} fits", tool.path.display(), tool.version),
-        ),
+        Ok(tool) => {
+            check.add(
+                Verdict::Good,
+                format!("{} {} fits", tool.path.display(), tool.version),
+            );
+            let older =
+                release_waves::tool_is_older("pg_dump", tool.version.num, facts.version_num);
+            if let Some(words) = older {
+                check.add(Verdict::Note, words);
+            }
+        }
         Err(error) => check.add(Verdict::Fails, error.to_string()),
     }
 }
@@ -93,56 +87,33 @@ fn look(
     session: &mut PgSession,
     settings: &DatabaseSettings,
 ) -> Result<(), PgError> {
-    let superuser = session
-        .simple_column("SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user")?
-        .first()
-        .cloned()
-        .flatten();
-    let superuser = superuser.as_deref() == Some("t");
-    if !superuser {
-        check.add(
-            Verdict::Note,
-            format!(
-                "{} is no superuser: passwords of roles are not taken",
-                session.endpoint().user
-            ),
-        );
-    }
-    let all = tables(session, "true", settings, &settings.exclude_table_data)?;
+    let (schemas, rows_excluded) =
+        conditions(&settings.exclude_schema, &settings.exclude_table_data);
+    let tables = session.simple_column(&format!(
+        "SELECT count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND {schemas} AND NOT ({rows_excluded})"
+    ))?;
     let bytes = session.simple_column(
         "SELECT pg_catalog.pg_size_pretty(pg_catalog.pg_database_size(current_database()))",
     )?;
-    let bytes = bytes.into_iter().flatten().next().unwrap_or_default();
-    check.add(Verdict::Good, format!("{} tables, {bytes}", all.len()));
-    check.add_names(
-        Verdict::Fails,
-        "no right to read",
-        // pg_dump locks every table whose definition it writes, rows or not, and for that it needs the right to read.
-        &tables(session, UNREADABLE, settings, &[])?,
+    check.add(
+        Verdict::Good,
+        format!("{} tables, {}", first(tables), first(bytes)),
     );
-    if session.version_num() >= 90_500 {
-        check.add_names(
-            Verdict::Fails,
-            "row security hides rows of",
-            &tables(
-                session,
-                ROW_SECURITY,
-                settings,
-                &settings.exclude_table_data,
-            )?,
+    for gap in rights::hidden(session)? {
+        check.add(
+            Verdict::Skips,
+            format!("{} would be missing; {}", gap.summary(), gap.remedy),
         );
     }
-    // Older servers do not know FILTER, and only superusers are sure to read there.
-    if !superuser && session.version_num() >= 90_400 {
-        let row = session.query_one(LARGE_OBJECTS, &[])?;
-        let (count, unreadable): (i64, i64) = (row.get(0), row.get(1));
-        if unreadable > 0 {
-            check.add(
-                Verdict::Fails,
-                format!("no right to read {unreadable} of {count} large objects"),
-            );
-        }
+    let wanted = rights::Wanted {
+        schemas: &schemas,
+        rows_excluded: &rows_excluded,
+    };
+    for gap in rights::closed(session, wanted)? {
+        check.add(Verdict::Fails, format!("{}; {}", gap.summary(), gap.remedy));
     }
+    standby(check, session, settings)?;
     let foreign = session.simple_column(
         "SELECT c.relname FROM pg_catalog.pg_class c WHERE c.relkind = 'f' ORDER BY 1",
     )?;
@@ -155,69 +126,54 @@ fn look(
     Ok(())
 }
 
-/// The tables of wanted schemas for which the condition holds and that no pattern fits.
-fn tables(
+/// What a standby does not have, and what may end a dump from it.
+fn standby(
+    check: &mut Check,
     session: &mut PgSession,
-    condition: &str,
     settings: &DatabaseSettings,
-    without: &[String],
-) -> Result<Vec<String>, PgError> {
-    let rows = session.query(&TABLES.replace('$', condition), &[])?;
-    let names = rows.iter().map(|row| (row.get(0), row.get(1)));
-    let wanted = names.filter(|(schema, table): &(String, String)| {
-        let of_schema = settings.exclude_schema.iter().any(|p| matches(p, schema));
-        let full = format!("{schema}.{table}");
-        let of_table = without
-            .iter()
-            .any(|p| matches(p, &full) || matches(p, table));
-        !of_schema && !of_table
-    });
-    Ok(wanted
-        .map(|(schema, table)| format!("{schema}.{table}"))
-        .collect())
-}
-
-/// Whether a name fits a pattern of `pg_dump`: `*` and `?`; unquoted letters mean small ones. Other signs are taken as they are, so this
-/// may miss that something is left out, and then says too much rather than too little.
-fn matches(pattern: &str, name: &str) -> bool {
-    let pattern = match pattern.contains('"') {
-        true => pattern.replace('"', ""),
-        false => pattern.to_lowercase(),
+) -> Result<(), PgError> {
+    if !session.facts().in_recovery {
+        return Ok(());
+    }
+    let unlogged = session.simple_column(
+        "SELECT n.nspname || '.' || c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.relpersistence = 'u' AND c.relkind IN ('r', 'S') ORDER BY 1",
+    )?;
+    let unlogged: Vec<String> = unlogged.into_iter().flatten().collect();
+    check.add_names(
+        Verdict::Note,
+        "a standby does not have the content of unlogged tables and sequences",
+        &unlogged,
+    );
+    if replay::is_paused(session)? {
+        check.add(
+            Verdict::Note,
+            "replay is paused; if nobody wanted that: SELECT pg_wal_replay_resume()",
+        );
+    }
+    let verdict = match settings.pause_replay {
+        true => Verdict::Good,
+        false => Verdict::Note,
     };
-    wildcard(pattern.as_bytes(), name.as_bytes())
-}
-
-fn wildcard(pattern: &[u8], name: &[u8]) -> bool {
-    match (pattern.split_first(), name.split_first()) {
-        (None, None) => true,
-        (Some((b'*', rest)), _) => {
-            wildcard(rest, name)
-                || name
-                    .split_first()
-                    .is_some_and(|(_, tail)| wildcard(pattern, tail))
+    check.add(
+        verdict,
+        format!(
+            "{}{}",
+            replay::settings_text(session)?,
+            match settings.pause_replay {
+                true => "; replay is paused meanwhile",
+                false => "; replay may end a long dump (pause-replay = true)",
+            }
+        ),
+    );
+    if settings.pause_replay {
+        for gap in replay::missing_rights(session)? {
+            check.add(Verdict::Fails, gap);
         }
-        (Some((b'?', rest)), Some((_, tail))) => wildcard(rest, tail),
-        (Some((a, rest)), Some((b, tail))) if a == b => wildcard(rest, tail),
-        _ => false,
     }
+    Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patterns_fit_names() {
-        let check = |pattern: &str, name: &str, expected: bool| {
-            assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
-        };
-        check("public.log_*", "public.log_2026", true);
-        check("public.log_*", "public.blog_2026", false);
-        check("LOG", "log", true);
-        check("\"Log\"", "Log", true);
-        check("\"Log\"", "log", false);
-        check("a?c", "abc", true);
-        check("*", "", true);
-        check("", "a", false);
-    }
+fn first(column: Vec<Option<String>>) -> String {
+    column.into_iter().flatten().next().unwrap_or_default()
 }

@@ -165,6 +165,12 @@ pub struct DatabaseSettings {
     pub connections: Option<u32>,
     /// How many times a connection is tried; absent: the default.
     pub retries: Option<u32>,
+    /// Whether rows of unlogged tables are left out.
+    pub unlogged_schema_only: bool,
+    /// Whether a standby is kept from replaying while its databases are read.
+    pub pause_replay: bool,
+    /// Whether settings of columns that nothing reads back are taken out of the schema.
+    pub strip_pg_attver: bool,
 }
 
 /// `[[share]]`.

@@ -252,6 +252,11 @@ fn read_database(mut section: Section<'_, '_, '_>) -> Option<DatabaseSettings> {
             .unwrap_or_default(),
         connections: section.integer("connections", 1, 64),
         retries: section.integer("retries", 0, 1000),
+        unlogged_schema_only: section
+            .choice("unlogged", &[("data", false), ("schema", true)])
+            .unwrap_or_default(),
+        pause_replay: section.boolean("pause-replay", false),
+        strip_pg_attver: section.boolean("strip-pg-attver", false),
     };
     let reason =
         "a secret does not belong in the site file; use passfile, a service file or PGPASSFILE";

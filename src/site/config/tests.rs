@@ -89,6 +89,7 @@ fn everything_is_read() {
         (database.locks, database.connections, database.retries),
         (LockMode::Hold, Some(4), Some(3))
     );
+    assert!(!database.unlogged_schema_only && !database.pause_replay && !database.strip_pg_attver);
     let share = &site.shares[0];
     assert_eq!(
         (share.path.as_path(), share.exclude.len(), share.readers),
@@ -128,6 +129,16 @@ fn everything_is_read() {
         (site.limits.workers, site.limits.memory_bytes),
         (Some(2), Some(256 << 20))
     );
+}
+
+#[test]
+fn ways_of_a_database() {
+    let site = parse(
+        "site.name = \"s\"\n[[database]]\nname = \"d\"\nconninfo = \"\"\nunlogged = \"schema\"\npause-replay = true\nstrip-pg-attver = true\n",
+    )
+    .unwrap();
+    let database = &site.databases[0];
+    assert!(database.unlogged_schema_only && database.pause_replay && database.strip_pg_attver);
 }
 
 #[test]

@@ -10,19 +10,22 @@ use std::io;
 use std::net::{IpAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_postgres::config;
 use zeroize::Zeroizing;
 
 use super::child::{self, ChildEnvironment};
 use super::error::{Attempt, PgError, chain, io_error};
+use super::pooler;
 use super::profile::{SessionProfile, set_statement, start_options};
-use super::session::{self, Parts, PgSession, ServerFacts};
+use super::session::{self, Parts, PgSession, ServerFacts, StopFlag};
 use super::settings::{ChannelBinding, ConnSettings, HostSpec, SslMode, TargetSessionAttrs};
 use super::tls::{self, TlsConnector};
 
 const VERSION_OLDEST: u32 = 90_300;
+/// How often a wish for an end is looked for between two rounds.
+const PAUSE_STOP: Duration = Duration::from_millis(100);
 
 /// How often and how patiently a connection is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +75,8 @@ pub struct ConnectOptions {
     pub retry: RetryPolicy,
     /// More settings, applied last.
     pub settings: Vec<(String, String)>,
+    /// Ends all waiting, also that of the session.
+    pub stop: StopFlag,
 }
 
 impl ConnectOptions {
@@ -207,8 +212,25 @@ impl Connector {
                 reason = failed.attempts.last().map(Attempt::to_string),
                 "cannot connect, trying again"
             );
-            thread::sleep(pause);
+            self.pause(pause, &options.stop)?;
             round += 1;
+        }
+    }
+
+    fn pause(&self, pause: Duration, stop: &StopFlag) -> Result<(), PgError> {
+        let end = Instant::now() + pause;
+        while Instant::now() < end {
+            if stop.is_set() {
+                return Err(self.interrupted());
+            }
+            thread::sleep(PAUSE_STOP.min(end.saturating_duration_since(Instant::now())));
+        }
+        Ok(())
+    }
+
+    fn interrupted(&self) -> PgError {
+        PgError::Interrupted {
+            endpoint: format!("database \"{}\"", self.settings.dbname),
         }
     }
 
@@ -359,11 +381,15 @@ impl Connector {
             password: &password,
             profile: Some(options.profile),
         };
-        let opened = match runtime.block_on(start.open(&connector)) {
+        let open = |start: &Start<'_>| {
+            let opened = runtime.block_on(options.stop.or(start.open(&connector)));
+            opened.ok_or_else(|| OpenError::Stop(self.interrupted()))
+        };
+        let opened = match open(&start)? {
             Err(StartError::Client(error)) if refuses_options(&error) => {
                 tracing::debug!(%target, "the endpoint takes no start options; they are set by statements");
                 start.profile = None;
-                runtime.block_on(start.open(&connector))
+                open(&start)?
             }
             other => other,
         };
@@ -388,6 +414,7 @@ impl Connector {
             tls: connector,
             connector: self.clone(),
             endpoint,
+            stop: options.stop.clone(),
             runtime,
         };
         let mut session = PgSession::from_parts(parts);
@@ -406,16 +433,38 @@ impl Connector {
             }));
         }
         session.set_facts(facts);
-        if !options_sent {
-            let statements: String = options
-                .profile
-                .start_settings()
-                .iter()
-                .map(|(name, value)| set_statement(name, value))
-                .collect();
-            session.batch_execute(&statements)?;
+        let settings = options.profile.start_settings();
+        if !options_sent || not_taken(&mut session, &settings)?.is_some() {
+            self.set_by_statements(&mut session, &settings, options)?;
         }
         Ok(session)
+    }
+
+    /// Sets by statements what the start of the session did not bring: something stands between us and the server. That is
+    /// good if it stands there for one session only.
+    fn set_by_statements(
+        &self,
+        session: &mut PgSession,
+        settings: &[(&str, &str)],
+        options: &ConnectOptions,
+    ) -> Result<(), PgError> {
+        let statements: String = settings
+            .iter()
+            .map(|(name, value)| set_statement(name, value))
+            .collect();
+        session.batch_execute(&statements)?;
+        if !settings.is_empty() {
+            pooler::refuse(session, self, options)?;
+        }
+        match not_taken(session, settings)? {
+            None => Ok(()),
+            Some((name, wanted, found)) => Err(PgError::Setting {
+                endpoint: session.endpoint().to_string(),
+                name,
+                wanted,
+                found,
+            }),
+        }
     }
 
     fn tls_connector(&self, target: &Target<'_>) -> Result<TlsConnector, OpenError> {
@@ -618,6 +667,32 @@ fn later_failure(target: &Target<'_>, error: PgError) -> OpenError {
         }),
         other => OpenError::Stop(other),
     }
+}
+
+/// Returns the first setting that did not take effect: its name, what it should be, what it is.
+fn not_taken(
+    session: &mut PgSession,
+    settings: &[(&str, &str)],
+) -> Result<Option<(String, String, String)>, PgError> {
+    if settings.is_empty() {
+        return Ok(None);
+    }
+    let selects: Vec<String> = settings
+        .iter()
+        .enumerate()
+        .map(|(position, (name, _))| {
+            format!("SELECT pg_catalog.current_setting('{name}'), {position}")
+        })
+        .collect();
+    let found = session.simple_column(&format!("{} ORDER BY 2", selects.join(" UNION ALL ")))?;
+    // The server writes some values in its own way: lists with spaces, names in quotes.
+    let plain = |value: &str| value.replace([' ', '"'], "").to_ascii_lowercase();
+    Ok(settings
+        .iter()
+        .zip(found)
+        .map(|((name, wanted), found)| (name, wanted, found.unwrap_or_default()))
+        .find(|(_, wanted, found)| plain(wanted) != plain(found))
+        .map(|(name, wanted, found)| ((*name).to_owned(), (*wanted).to_owned(), found)))
 }
 
 type Opened = (

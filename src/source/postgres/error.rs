@@ -137,6 +137,37 @@ pub enum PgError {
         /// The reason as far as it is known.
         reason: String,
     },
+    /// Somebody asked for an end while a server was waited for.
+    #[error("interrupted while waiting for {endpoint}")]
+    Interrupted {
+        /// Which server.
+        endpoint: String,
+    },
+    /// What answers is not one server session, but gives each transaction another one.
+    #[error(
+        "{endpoint} is a connection pooler that gives each transaction another session of the server ({sign}), where no snapshot and no setting \
+         lasts; connect to the server itself, or to a pool with pool_mode = session"
+    )]
+    Pooler {
+        /// Where.
+        endpoint: String,
+        /// How it was noticed.
+        sign: String,
+    },
+    /// A setting that the session needs did not take effect.
+    #[error(
+        "{endpoint}: the session's setting {name} stays {found:?} instead of {wanted:?}; connect to the server itself"
+    )]
+    Setting {
+        /// Where.
+        endpoint: String,
+        /// The setting.
+        name: String,
+        /// What it should be.
+        wanted: String,
+        /// What it is.
+        found: String,
+    },
     /// The server answered something that the client cannot read.
     #[error("{endpoint}: unexpected answer: {reason}")]
     Protocol {

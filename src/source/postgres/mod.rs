@@ -11,11 +11,15 @@
 //! | `passfile`, `service` | the two files of libpq |
 //! | [`tls`] | what rustls is told for each `sslmode` |
 //! | [`connect`] | hosts, tries and time-outs; [`Connector`] |
+//! | `pooler` | a pool that gives each transaction another session is refused |
 //! | [`profile`] | the settings of a session |
 //! | [`session`] | [`PgSession`], the blocking facade |
 //! | [`cancel`] | ends a statement from another thread |
 //! | [`child`] | the environment of a `pg_dump` child |
 //! | [`pgtools`] | which `pg_dump` fits a server |
+//! | [`release_waves`] | whether a `pg_dump` is older than the server |
+//! | [`replay`] | the replay of a standby: paused, and why it ended a statement |
+//! | [`rights`] | what a role cannot see or read, and the GRANT that mends it |
 //! | [`dump`] | the dump itself: snapshots, schema, rows, large objects |
 //!
 //! ```no_run
@@ -51,7 +55,11 @@ pub mod error;
 mod keywords;
 mod passfile;
 pub mod pgtools;
+mod pooler;
 pub mod profile;
+pub mod release_waves;
+pub mod replay;
+pub mod rights;
 mod service;
 pub mod session;
 pub mod settings;
@@ -65,5 +73,5 @@ pub use dump::{DatabaseSource, DumpOptions, OpenDatabase, open_snapshots, stream
 pub use error::{Attempt, PgError, ServerError};
 pub use pgtools::{PgTool, ToolError, find_tool};
 pub use profile::SessionProfile;
-pub use session::PgSession;
+pub use session::{PgSession, StopFlag};
 pub use settings::{ConnSettings, HostSpec, SslMode, TargetSessionAttrs};

@@ -9,6 +9,7 @@
 
 use std::fmt;
 use std::future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
@@ -30,6 +31,48 @@ use super::tls::TlsConnector;
 const ROWS_PER_TURN_MAX: usize = 256;
 const BYTES_PER_TURN_MAX: usize = 256 * 1024;
 
+/// How often a wish for an end is looked for while a server is waited for.
+const PAUSE_STOP: Duration = Duration::from_millis(100);
+/// How long a server may take to end a statement that nobody wants any more.
+const ABANDON_LIMIT: Duration = Duration::from_secs(10);
+/// The same where somebody waits for the end of everything.
+const ABANDON_LIMIT_STOPPED: Duration = Duration::from_secs(1);
+
+/// Somebody's wish for an end, seen by sessions and children that wait for a server.
+#[derive(Clone, Debug, Default)]
+pub struct StopFlag(Option<Arc<AtomicBool>>);
+
+impl StopFlag {
+    /// Watches a flag.
+    #[must_use]
+    pub fn new(flag: Arc<AtomicBool>) -> Self {
+        Self(Some(flag))
+    }
+
+    /// Says whether the end is wanted.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        self.0
+            .as_ref()
+            .is_some_and(|flag| flag.load(Ordering::Relaxed))
+    }
+
+    /// Waits for an answer, or for the wish.
+    pub(super) async fn or<T>(&self, answer: impl Future<Output = T>) -> Option<T> {
+        if self.0.is_none() {
+            return Some(answer.await);
+        }
+        let mut answer = std::pin::pin!(answer);
+        loop {
+            match tokio::time::timeout(PAUSE_STOP, &mut answer).await {
+                Ok(answer) => return Some(answer),
+                Err(_elapsed) if self.is_set() => return None,
+                Err(_elapsed) => {}
+            }
+        }
+    }
+}
+
 /// What the connection learned outside of any request: a FATAL message before the end, mostly.
 type LastWords = Arc<Mutex<Option<String>>>;
 
@@ -43,6 +86,7 @@ pub struct PgSession {
     endpoint: Endpoint,
     endpoint_text: String,
     facts: ServerFacts,
+    stop: StopFlag,
     // Last, so that it outlives the tasks that it runs.
     runtime: Runtime,
 }
@@ -77,6 +121,7 @@ pub(super) struct Parts {
     pub(super) tls: TlsConnector,
     pub(super) connector: Connector,
     pub(super) endpoint: Endpoint,
+    pub(super) stop: StopFlag,
     pub(super) runtime: Runtime,
 }
 
@@ -92,6 +137,7 @@ impl PgSession {
             endpoint: parts.endpoint,
             endpoint_text,
             facts: ServerFacts::default(),
+            stop: parts.stop,
             runtime: parts.runtime,
         }
     }
@@ -136,8 +182,7 @@ impl PgSession {
         sql: &str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, PgError> {
-        let result = self.run(self.client.query(sql, parameters));
-        result.map_err(|error| self.error(&error))
+        self.run(self.client.query(sql, parameters))
     }
 
     /// Runs a statement that gives exactly one row.
@@ -146,8 +191,7 @@ impl PgSession {
         sql: &str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Row, PgError> {
-        let result = self.run(self.client.query_one(sql, parameters));
-        result.map_err(|error| self.error(&error))
+        self.run(self.client.query_one(sql, parameters))
     }
 
     /// Runs a statement that gives one row or none.
@@ -156,8 +200,7 @@ impl PgSession {
         sql: &str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Option<Row>, PgError> {
-        let result = self.run(self.client.query_opt(sql, parameters));
-        result.map_err(|error| self.error(&error))
+        self.run(self.client.query_opt(sql, parameters))
     }
 
     /// Runs a statement and hands on its rows one by one, for results that should not be held in memory.
@@ -169,13 +212,11 @@ impl PgSession {
         parameters: &[&(dyn ToSql + Sync)],
         each: &mut dyn FnMut(&Row) -> Result<(), E>,
     ) -> Result<u64, E> {
-        let stream = self
-            .runtime
-            .block_on(self.client.query_raw(sql, parameters.iter().copied()));
+        let stream = self.wait(self.client.query_raw(sql, parameters.iter().copied()))?;
         let mut stream = Box::pin(stream.map_err(|error| self.error(&error))?);
         let mut count = 0;
         loop {
-            let turn = self.runtime.block_on(next_turn(&mut stream, |_row| 1024));
+            let turn = self.wait(next_turn(&mut stream, |_row| 1024))?;
             for row in turn.items {
                 if let Err(error) = each(&row) {
                     // Nobody reads any more, so nothing may wait for a reader.
@@ -199,20 +240,17 @@ impl PgSession {
         sql: &str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<u64, PgError> {
-        let result = self.run(self.client.execute(sql, parameters));
-        result.map_err(|error| self.error(&error))
+        self.run(self.client.execute(sql, parameters))
     }
 
     /// Runs one or several statements without parameters; stops at the first that fails.
     pub fn batch_execute(&mut self, sql: &str) -> Result<(), PgError> {
-        let result = self.run(self.client.batch_execute(sql));
-        result.map_err(|error| self.error(&error))
+        self.run(self.client.batch_execute(sql))
     }
 
     /// Runs statements by the simple protocol and returns rows as text.
     pub fn simple_query(&mut self, sql: &str) -> Result<Vec<SimpleQueryMessage>, PgError> {
-        let result = self.run(self.client.simple_query(sql));
-        result.map_err(|error| self.error(&error))
+        self.run(self.client.simple_query(sql))
     }
 
     /// Runs one query by the simple protocol and returns its first column as text.
@@ -236,11 +274,11 @@ impl PgSession {
         sql: &str,
         each: &mut dyn FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<u64, E> {
-        let stream = self.runtime.block_on(self.client.copy_out(sql));
+        let stream = self.wait(self.client.copy_out(sql))?;
         let mut stream = Box::pin(stream.map_err(|error| self.error(&error))?);
         let mut count = 0;
         loop {
-            let turn = self.runtime.block_on(next_turn(&mut stream, Bytes::len));
+            let turn = self.wait(next_turn(&mut stream, Bytes::len))?;
             for row in turn.items {
                 if let Err(error) = each(&row) {
                     // Nobody reads any more, so nothing may wait for a reader.
@@ -299,10 +337,7 @@ impl PgSession {
 
     /// Makes a round trip, so that neither side takes the session for dead, and learns whether it is.
     pub fn ping(&mut self) -> Result<(), PgError> {
-        let result = self.run(self.client.simple_query(""));
-        result
-            .map(|_messages| ())
-            .map_err(|error| self.error(&error))
+        self.run(self.client.simple_query("")).map(|_messages| ())
     }
 
     /// Returns a handle that can end the running statement from another thread.
@@ -334,23 +369,65 @@ impl PgSession {
     /// Runs a request between two looks at the connection. Before it, the last words of a server must be read,
     /// which a write to the closed connection would hide. After it, the message that drops a prepared statement
     /// must go out, because it would be such a write before the next request (rows that live on keep theirs).
-    fn run<T>(&self, request: impl Future<Output = T>) -> T {
-        self.runtime.block_on(async {
+    fn run<T>(
+        &self,
+        request: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, PgError> {
+        let answer = self.wait(async {
             tokio::task::yield_now().await;
             let answer = request.await;
             tokio::task::yield_now().await;
             answer
+        })?;
+        answer.map_err(|error| self.error(&error))
+    }
+
+    /// Waits for the server. Where somebody wants an end meanwhile, the statement is given up and the session with it.
+    fn wait<T>(&self, answer: impl Future<Output = T>) -> Result<T, PgError> {
+        if let Some(answer) = self.runtime.block_on(self.stop.or(answer)) {
+            return Ok(answer);
+        }
+        let cancel = self.cancel_handle();
+        let cancelled = self
+            .runtime
+            .block_on(async { tokio::time::timeout(ABANDON_LIMIT_STOPPED, cancel.send()).await });
+        if !matches!(cancelled, Ok(Ok(()))) {
+            tracing::debug!(server = %self.endpoint, "a statement goes on at a server that does not answer");
+        }
+        self.give_up();
+        Err(PgError::Interrupted {
+            endpoint: self.endpoint_text.clone(),
         })
     }
 
-    /// Ends a stream whose reader has given up.
+    /// Closes the connection from this side.
+    fn give_up(&self) {
+        self.driver.abort();
+        // The task ends when it is looked at.
+        self.runtime.block_on(tokio::task::yield_now());
+    }
+
+    /// Ends a stream whose reader has given up. A server that does not answer is left alone, and the session with it.
     fn abandon(&mut self) {
-        let cancelled = self.runtime.block_on(self.cancel_handle().send());
-        if let Err(reason) = cancelled {
-            tracing::debug!(reason, "cannot cancel a statement");
-        }
-        if let Err(error) = self.runtime.block_on(self.client.simple_query("")) {
-            tracing::debug!(reason = %chain(&error), "a cancelled statement ended badly");
+        let limit = match self.stop.is_set() {
+            true => ABANDON_LIMIT_STOPPED,
+            false => ABANDON_LIMIT,
+        };
+        let cancel = self.cancel_handle();
+        let cancelling = async {
+            if let Err(reason) = cancel.send().await {
+                tracing::debug!(reason, "cannot cancel a statement");
+            }
+            if let Err(error) = self.client.simple_query("").await {
+                tracing::debug!(reason = %chain(&error), "a cancelled statement ended badly");
+            }
+        };
+        let ended = self
+            .runtime
+            .block_on(async { tokio::time::timeout(limit, cancelling).await });
+        if ended.is_err() {
+            tracing::debug!(server = %self.endpoint, "a cancelled statement did not end in time");
+            self.give_up();
         }
     }
 

@@ -556,6 +556,22 @@ pub(super) fn explain(error: &rustls::Error) -> Explanation {
             ),
         },
         rustls::Error::General(reason) => Explanation { reason: reason.clone(), advice: None },
+        rustls::Error::InvalidCertificate(
+            CertificateError::Expired | CertificateError::ExpiredContext { .. },
+        ) => Explanation {
+            reason: "the dates of the server's certificate do not fit: it has expired".to_owned(),
+            advice: Some(
+                "renew it on the server; sslmode=require without a root file checks no dates"
+                    .to_owned(),
+            ),
+        },
+        rustls::Error::InvalidCertificate(
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
+        ) => Explanation {
+            reason: "the dates of the server's certificate do not fit: it is not valid yet"
+                .to_owned(),
+            advice: Some("are the clocks of both hosts right?".to_owned()),
+        },
         rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
             text("the certificate's authority is not in sslrootcert")
         }

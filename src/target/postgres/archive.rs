@@ -28,7 +28,8 @@ pub trait DatabaseArchive: Send + Sync + fmt::Debug {
     /// The archive of the schema, as `pg_dump -Fc` wrote it.
     fn schema_dump(&self) -> Result<Vec<u8>>;
 
-    /// Hands the rows of one part of a table to `sink`, in pieces of any size that together are text of COPY.
+    /// Hands the rows of one part of a table to `sink`, in pieces of any size that together are text of COPY; for the parts that `table.binary_parts` names, its
+    /// binary format.
     fn read_part(
         &self,
         table: &TableInfo,

@@ -205,6 +205,15 @@ impl Check<'_> {
         table: &TableInfo,
     ) -> Result<RowSum, RestoreError> {
         let name = qualified(&table.schema, &table.name);
+        if !table.binary_parts.is_empty() {
+            // The server cannot make the text of its rows, so that only their number is compared.
+            let rows: i64 = session
+                .query_one(&format!("SELECT pg_catalog.count(*) FROM ONLY {name}"), &[])?
+                .get(0);
+            let digest = RowSum::archived(table).unwrap_or_default().digest;
+            let rows = u64::try_from(rows).unwrap_or_default();
+            return Ok(RowSum { rows, digest });
+        }
         let list = column_list(&table.columns);
         let encoding = encoding_option(&self.info.encoding);
         let sql = match &table.filter {

@@ -293,11 +293,14 @@ impl Load<'_> {
         into: &(String, String),
     ) -> Result<u64, RestoreError> {
         let table = &self.tables()[unit.table];
+        let form = match table.binary_parts.contains(&unit.part) {
+            true => " WITH (FORMAT binary)".to_owned(),
+            false => encoding_option(&self.archive.description().encoding),
+        };
         let sql = format!(
-            "COPY {}{} FROM STDIN{}",
+            "COPY {}{} FROM STDIN{form}",
             qualified(&into.0, &into.1),
             column_list(&table.columns),
-            encoding_option(&self.archive.description().encoding)
         );
         let (sender, receiver) = bounded(PIECES_AHEAD);
         thread::scope(|scope| {

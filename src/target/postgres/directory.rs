@@ -25,7 +25,9 @@ use super::archive::DatabaseArchive;
 use super::data::qualified;
 use super::large_objects::{self, Options};
 use super::plan::dump_session;
-use super::script::{ExportError, ExportedDatabase, copy_statement, has_rows, sequence_statement};
+use super::script::{
+    ExportError, ExportedDatabase, copy_statement, has_rows, refuse_binary, sequence_statement,
+};
 use super::sql::without_internal_option;
 use super::toc::{Entry, Section, Toc};
 use crate::error::{Error, Result};
@@ -68,6 +70,7 @@ pub fn write_directory(
     files: &DirectoryFiles,
     each: &mut dyn FnMut() -> Result<()>,
 ) -> Result<ExportedDatabase, ExportError> {
+    refuse_binary(&archive.description().tables)?;
     let toc = Toc::parse(&archive.schema_dump()?)?;
     let session = dump_session(&toc)?;
     let mut directory = Directory {

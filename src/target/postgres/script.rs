@@ -47,6 +47,14 @@ pub enum ExportError {
         /// Kind, schema and name.
         object: String,
     },
+    /// Rows in a form that neither psql nor pg_restore reads.
+    #[error(
+        "{object} has rows that are too big for text and are archived in COPY's binary format, which can't be exported; restore the database"
+    )]
+    BinaryRows {
+        /// The table.
+        object: String,
+    },
     /// A name that psql can't be told.
     #[error("the database's name has a line break, which psql can't be told; leave out --create")]
     Name,
@@ -94,6 +102,16 @@ pub(super) fn has_rows(table: &TableInfo) -> bool {
     !table.data_excluded && table.parts > 0
 }
 
+/// Refuses rows that are not text.
+pub(super) fn refuse_binary(tables: &[TableInfo]) -> Result<(), ExportError> {
+    match tables.iter().find(|table| !table.binary_parts.is_empty()) {
+        None => Ok(()),
+        Some(table) => Err(ExportError::BinaryRows {
+            object: format!("{}.{}", table.schema, table.name),
+        }),
+    }
+}
+
 /// The COPY statement of a table, without its end: loaded through its root where the archive says so.
 pub(super) fn copy_statement(table: &TableInfo, encoding: &str) -> String {
     let (schema, name) = match &table.load_via {
@@ -132,6 +150,7 @@ pub fn write_script(
     options: &ExportOptions,
     sink: Sink<'_>,
 ) -> Result<ExportedDatabase, ExportError> {
+    refuse_binary(&archive.description().tables)?;
     let toc = Toc::parse(&archive.schema_dump()?)?;
     let plan = Plan::new(
         &toc,

@@ -16,13 +16,21 @@
 use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 
 use super::error::DumpError;
-use super::{order, pattern};
+use super::{names, order, pattern};
 use crate::format::database::SequenceState;
 use crate::format::large_object::RANGE_OIDS;
+use crate::source::postgres::rights::{self, Gap};
 use crate::source::postgres::{PgError, PgSession};
 
+/// SQLSTATE of bytes that are no text of the client's encoding, as it stands in the words of the server.
+const NOT_IN_THIS_ENCODING: &str = "(22021)";
 /// Sequences that are read by one statement.
 const SEQUENCES_PER_STATEMENT: usize = 100;
+
+/// Types whose binary form holds no number of a catalog and has not changed with the versions.
+const BINARY_TYPES: &str = "'bool', 'bytea', 'int8', 'int2', 'int4', 'text', 'json', 'jsonb', 'xml', 'point', 'lseg', 'path', 'box', 'polygon', \
+    'line', 'float4', 'float8', 'circle', 'money', 'macaddr', 'macaddr8', 'inet', 'cidr', 'bpchar', 'varchar', 'date', 'time', 'timestamp', \
+    'timestamptz', 'interval', 'timetz', 'bit', 'varbit', 'numeric', 'uuid', 'name'";
 
 /// One table whose rows are taken, or whose rows were excluded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,6 +48,8 @@ pub(super) struct Table {
     pub(super) filter: Option<String>,
     pub(super) load_via: Option<(String, String)>,
     pub(super) data_excluded: bool,
+    /// Whether all its columns are of types whose binary form is read back as it was, by any server.
+    pub(super) binary: bool,
 }
 
 /// A database as the catalog describes it.
@@ -55,7 +65,8 @@ pub(super) struct Catalog {
     pub(super) large_object_ranges: Vec<(u32, u64)>,
     /// What is not in the archive, and why.
     pub(super) not_included: Vec<String>,
-    pub(super) superuser: bool,
+    /// What this role cannot see, so that it is missing although nothing failed.
+    pub(super) hidden: Vec<Gap>,
 }
 
 /// What to leave out.
@@ -63,6 +74,18 @@ pub(super) struct Catalog {
 pub(super) struct Exclusions<'a> {
     pub(super) table_data: &'a [String],
     pub(super) schemas: &'a [String],
+    pub(super) unlogged: bool,
+}
+
+/// Writes what is wanted of a database as conditions for [`rights::closed`]: on schemas, and on tables without rows.
+#[must_use]
+pub fn conditions(exclude_schema: &[String], exclude_table_data: &[String]) -> (String, String) {
+    let schemas = schema_condition(Exclusions {
+        table_data: &[],
+        schemas: exclude_schema,
+        unlogged: false,
+    });
+    (schemas, excluded_condition(exclude_table_data))
 }
 
 /// Writes an identifier.
@@ -103,6 +126,23 @@ pub(super) fn read(
     session: &mut PgSession,
     exclusions: Exclusions<'_>,
 ) -> Result<Catalog, DumpError> {
+    match read_all(session, exclusions) {
+        Err(DumpError::Failed(words)) if words.contains(NOT_IN_THIS_ENCODING) => {
+            Err(DumpError::Failed(names::explain(session, &words)))
+        }
+        other => other,
+    }
+}
+
+/// Lists the tables that are to be locked.
+pub(super) fn table_names(
+    session: &mut PgSession,
+    exclusions: Exclusions<'_>,
+) -> Result<Vec<Table>, DumpError> {
+    read_tables(session, exclusions, &mut Vec::new())
+}
+
+fn read_all(session: &mut PgSession, exclusions: Exclusions<'_>) -> Result<Catalog, DumpError> {
     let mut catalog = Catalog::default();
     read_database(session, &mut catalog)?;
     catalog.tables = read_tables(session, exclusions, &mut catalog.not_included)?;
@@ -119,10 +159,13 @@ pub(super) fn read(
             .not_included
             .push(format!("schemas that match \"{schema}\" (exclude-schema)"));
     }
-    if !catalog.superuser {
-        catalog.not_included.push(
-            "passwords of roles, and options of user mappings that this role may not see (it is not a superuser)".to_owned(),
-        );
+    catalog.hidden = rights::hidden(session)?;
+    for gap in &catalog.hidden {
+        catalog.not_included.push(format!(
+            "{} (this role may not see them; {})",
+            gap.summary(),
+            gap.remedy
+        ));
     }
     Ok(catalog)
 }
@@ -130,15 +173,13 @@ pub(super) fn read(
 fn read_database(session: &mut PgSession, catalog: &mut Catalog) -> Result<(), DumpError> {
     let found = rows(
         session,
-        "SELECT pg_catalog.pg_encoding_to_char(encoding), datcollate, datctype, \
-         (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) \
+        "SELECT pg_catalog.pg_encoding_to_char(encoding), datcollate, datctype \
          FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()",
     )?;
     if let Some(row) = found.first() {
         catalog.encoding = text(row, 0);
         catalog.collate = text(row, 1);
         catalog.ctype = text(row, 2);
-        catalog.superuser = row.get(3) == Some("t");
     }
     let extensions = rows(
         session,
@@ -232,7 +273,10 @@ fn tables_query(version_num: u32, exclusions: Exclusions<'_>) -> String {
          c.relpersistence, {method}, cfg.cond, \
          (SELECT pg_catalog.array_to_json(pg_catalog.array_agg(a.attname::text ORDER BY a.attnum)) FROM pg_catalog.pg_attribute a \
           WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped{generated}), \
-         vn.nspname, v.relname, ({excluded}) \
+         vn.nspname, v.relname, ({excluded}), \
+         NOT EXISTS (SELECT 1 FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type y ON y.oid = a.atttypid LEFT JOIN pg_catalog.pg_type e ON e.oid = y.typelem AND y.typlen = -1 \
+          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND (y.typnamespace <> (SELECT n.oid FROM pg_catalog.pg_namespace n WHERE n.nspname = 'pg_catalog') \
+          OR coalesce(e.typname, y.typname) NOT IN ({BINARY_TYPES}))) \
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace {method_join} \
          LEFT JOIN cfg ON cfg.relid = c.oid \
          LEFT JOIN pg_catalog.pg_class v ON v.oid = (SELECT u.anc FROM up u JOIN bad ON bad.relid = u.anc WHERE u.leaf = c.oid ORDER BY u.lvl DESC LIMIT 1) \
@@ -261,11 +305,14 @@ fn read_tables(
             ));
             continue;
         }
-        let data_excluded = row.get(12) == Some("t");
+        let unlogged = exclusions.unlogged && row.get(6) == Some("u");
+        let data_excluded = unlogged || row.get(12) == Some("t");
         if data_excluded {
-            not_included.push(format!(
-                "rows of table {schema}.{name} (exclude-table-data)"
-            ));
+            let why = match unlogged {
+                true => "unlogged = \"schema\"",
+                false => "exclude-table-data",
+            };
+            not_included.push(format!("rows of table {schema}.{name} ({why})"));
         }
         let columns = match row.get(9) {
             Some(json) => serde_json::from_str(json).map_err(|error| {
@@ -290,6 +337,7 @@ fn read_tables(
                 .get(10)
                 .zip(row.get(11))
                 .map(|(schema, name)| (schema.to_owned(), name.to_owned())),
+            binary: row.get(13) == Some("t"),
             schema,
             name,
             data_excluded,
@@ -380,6 +428,7 @@ mod tests {
         let none = Exclusions {
             table_data: &[],
             schemas: &[],
+            unlogged: false,
         };
         let check = |version: u32, words: &[(&str, bool)]| {
             let sql = tables_query(version, none);
@@ -427,7 +476,8 @@ mod tests {
         assert!(
             schema_condition(Exclusions {
                 table_data: &[],
-                schemas: &["audit".to_owned()]
+                schemas: &["audit".to_owned()],
+                unlogged: false,
             })
             .ends_with("n.nspname !~ '^(audit)$'")
         );

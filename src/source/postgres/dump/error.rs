@@ -4,13 +4,15 @@ use std::io;
 
 use crate::error::Error;
 use crate::source::SourceError;
-use crate::source::postgres::PgError;
+use crate::source::postgres::{PgError, replay};
 
 /// Why a database could not be dumped as it was.
 #[derive(Debug)]
 pub(super) enum DumpError {
     /// A definition changed under the snapshot; a new snapshot may do.
     Restart(String),
+    /// The replay of a standby ended a statement; the database may pass when it is begun again.
+    Replay(String),
     /// The database failed, in the server's own words.
     Failed(String),
     /// The run cannot go on.
@@ -22,6 +24,7 @@ impl DumpError {
     pub(super) fn context(self, what: &str) -> Self {
         match self {
             DumpError::Restart(reason) => DumpError::Restart(format!("{what}: {reason}")),
+            DumpError::Replay(reason) => DumpError::Replay(format!("{what}: {reason}")),
             DumpError::Failed(reason) => DumpError::Failed(format!("{what}: {reason}")),
             run => run,
         }
@@ -29,7 +32,7 @@ impl DumpError {
 
     pub(super) fn into_source(self) -> SourceError {
         match self {
-            DumpError::Restart(reason) | DumpError::Failed(reason) => {
+            DumpError::Restart(reason) | DumpError::Replay(reason) | DumpError::Failed(reason) => {
                 SourceError::Component(reason)
             }
             DumpError::Run(error) => SourceError::Run(error),
@@ -39,7 +42,13 @@ impl DumpError {
 
 impl From<PgError> for DumpError {
     fn from(error: PgError) -> Self {
+        if matches!(error, PgError::Interrupted { .. }) {
+            return DumpError::Run(Error::Interrupted);
+        }
         let text = error.to_string();
+        if replay::is_conflict(&text) {
+            return DumpError::Replay(text);
+        }
         if may_be_a_changed_definition(&error) {
             DumpError::Restart(text)
         } else {
@@ -65,8 +74,8 @@ fn may_be_a_changed_definition(error: &PgError) -> bool {
         return false;
     };
     match server.code.as_str() {
-        // Undefined table, column, object, schema, function; a conflict with the replay of a standby.
-        "42P01" | "42703" | "42704" | "3F000" | "42883" | "40001" => true,
+        // Undefined table, column, object, schema, function.
+        "42P01" | "42703" | "42704" | "3F000" | "42883" => true,
         // Messages about the catalog have no code of their own.
         "XX000" => {
             server.message.contains("cache lookup failed")

@@ -4,12 +4,10 @@
 //! behind that waits too. That is why it is not the default. The locks belong to a session of their own,
 //! which takes the snapshot over and can read any table, also one whose lock others queue up for.
 
-use std::time::Duration;
-
 use super::catalog::{self, Exclusions, number, rows};
 use super::error::DumpError;
-use super::parts;
-use crate::source::postgres::{ConnectOptions, PgSession};
+use super::{DumpOptions, parts};
+use crate::source::postgres::{ConnectOptions, PgError, PgSession};
 
 const TABLES_PER_STATEMENT: usize = 200;
 const ROUNDS_MAX: u32 = 5;
@@ -35,17 +33,17 @@ impl Holder {
 pub(super) fn lock_all(
     side: &mut PgSession,
     exclusions: Exclusions<'_>,
-    lock_wait: Duration,
+    options: &DumpOptions,
 ) -> Result<Holder, DumpError> {
-    let options = ConnectOptions {
-        lock_timeout: Some(lock_wait),
-        ..ConnectOptions::dump()
+    let connect = ConnectOptions {
+        lock_timeout: Some(options.lock_wait),
+        ..options.session()
     };
-    let mut session = side.connector().connect(&options)?;
+    let mut session = side.connector().connect(&connect)?;
     session.batch_execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
     let mut locked: Vec<String> = Vec::new();
     for _ in 0..ROUNDS_MAX {
-        let tables = catalog::read(side, exclusions)?.tables;
+        let tables = catalog::table_names(side, exclusions)?;
         let missing: Vec<String> = tables
             .iter()
             .map(parts::relation)
@@ -62,17 +60,28 @@ pub(super) fn lock_all(
                     "LOCK TABLE {} IN ACCESS SHARE MODE",
                     list.join(", ")
                 ))
-                .map_err(|error| {
-                    DumpError::Failed(format!(
-                        "cannot lock the tables (locks = \"hold\"): {error}"
-                    ))
-                })?;
+                .map_err(|error| refused(&error))?;
         }
         locked.extend(missing);
         locked.sort();
     }
     Err(DumpError::Failed(
         "tables are made faster than they can be locked (locks = \"hold\")".to_owned(),
+    ))
+}
+
+/// Says what a refused lock means. A table that was dropped between the look and the lock is a changed definition.
+fn refused(error: &PgError) -> DumpError {
+    let advice = match error.code() {
+        Some("42P01") => return DumpError::Restart(error.to_string()),
+        Some("53200") => {
+            "; the lock table of the server is full: raise max_locks_per_transaction or use locks = \"optimistic\""
+        }
+        Some("55P03") => "; somebody keeps a table locked",
+        _ => "",
+    };
+    DumpError::Failed(format!(
+        "cannot lock the tables (locks = \"hold\"): {error}{advice}"
     ))
 }
 

@@ -31,7 +31,7 @@ pub(super) fn copy_range(
     if readable {
         copy_pages(session, first, page_bytes, write)
     } else {
-        copy_objects(session, first, write)
+        copy_objects(session, first, page_bytes, write)
     }
 }
 
@@ -91,7 +91,12 @@ fn write_page(oid: u32, offset: u64, page: &[u8], write: Write<'_>) -> Result<()
     write(page)
 }
 
-fn copy_objects(session: &mut PgSession, first: u32, write: Write<'_>) -> Result<(), DumpError> {
+fn copy_objects(
+    session: &mut PgSession,
+    first: u32,
+    page_bytes: u64,
+    write: Write<'_>,
+) -> Result<(), DumpError> {
     let sql = format!(
         "SELECT oid FROM pg_catalog.pg_largeobject_metadata WHERE oid >= {first} AND oid <= {} ORDER BY 1",
         last_of(first)
@@ -101,14 +106,18 @@ fn copy_objects(session: &mut PgSession, first: u32, write: Write<'_>) -> Result
         .map(|row| number(row, 0))
         .collect();
     oids.into_iter()
-        .try_for_each(|oid| copy_object(session, oid, write))
+        .try_for_each(|oid| copy_object(session, oid, page_bytes, write))
 }
 
-fn copy_object(session: &mut PgSession, oid: u32, write: Write<'_>) -> Result<(), DumpError> {
+fn copy_object(
+    session: &mut PgSession,
+    oid: u32,
+    page_bytes: u64,
+    write: Write<'_>,
+) -> Result<(), DumpError> {
     let step = i32::try_from(PAGE_BYTES_MAX).expect("a page is 1 MiB");
+    let mut pages = FullPages::new(oid, page_bytes);
     let mut offset = 0_i64;
-    // The last piece is written even if it is all zeros: it says where the object ends.
-    let mut held: Option<(u64, Vec<u8>)> = None;
     loop {
         let row = session.query_one(
             "SELECT pg_catalog.lo_get($1, $2, $3)",
@@ -116,20 +125,51 @@ fn copy_object(session: &mut PgSession, oid: u32, write: Write<'_>) -> Result<()
         )?;
         let piece: Vec<u8> = row.get(0);
         if piece.is_empty() {
-            break;
+            return pages.finish(write);
         }
-        if let Some((start, page)) = held.take()
-            && page.iter().any(|byte| *byte != 0)
-        {
-            write_page(oid, start, &page, write)?;
-        }
-        let start = u64::try_from(offset).expect("offsets only grow");
+        pages.add(&piece, write)?;
         offset += i64::try_from(piece.len()).expect("a page is at most 1 MiB");
-        held = Some((start, piece));
     }
-    match held {
-        Some((start, page)) => write_page(oid, start, &page, write),
-        None => Ok(()),
+}
+
+/// Cuts an object into the server's pages and leaves out those of zeros.
+struct FullPages {
+    oid: u32,
+    page_bytes: usize,
+    offset: u64,
+    /// The last page of zeros: where the object ends with it, it is written all the same, because it says where the end is.
+    zeros: Option<(u64, usize)>,
+}
+
+impl FullPages {
+    fn new(oid: u32, page_bytes: u64) -> Self {
+        Self {
+            oid,
+            page_bytes: usize::try_from(page_bytes).unwrap_or(0).max(1),
+            offset: 0,
+            zeros: None,
+        }
+    }
+
+    /// Takes the next piece, which begins at the start of a page.
+    fn add(&mut self, piece: &[u8], write: Write<'_>) -> Result<(), DumpError> {
+        for page in piece.chunks(self.page_bytes) {
+            if page.iter().any(|byte| *byte != 0) {
+                write_page(self.oid, self.offset, page, write)?;
+                self.zeros = None;
+            } else {
+                self.zeros = Some((self.offset, page.len()));
+            }
+            self.offset += u64::try_from(page.len()).expect("a page is at most 1 MiB");
+        }
+        Ok(())
+    }
+
+    fn finish(self, write: Write<'_>) -> Result<(), DumpError> {
+        match self.zeros {
+            Some((offset, length)) => write_page(self.oid, offset, &vec![0; length], write),
+            None => Ok(()),
+        }
     }
 }
 
@@ -151,6 +191,42 @@ pub(super) fn copy_metadata(session: &mut PgSession, write: Write<'_>) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::large_object::PageReader;
+
+    #[test]
+    fn pages_of_zeros_are_holes_but_for_the_last() {
+        let check = |pieces: &[&[u8]], expected: &[(u64, &[u8])]| {
+            let mut bytes = Vec::new();
+            let mut pages = FullPages::new(7, 4);
+            let mut write = |piece: &[u8]| {
+                bytes.extend_from_slice(piece);
+                Ok(())
+            };
+            for piece in pieces {
+                pages.add(piece, &mut write).unwrap();
+            }
+            pages.finish(&mut write).unwrap();
+            let mut reader = PageReader::new(&bytes[..]);
+            let mut found = Vec::new();
+            while let Some((oid, offset, page)) = reader.next_page().unwrap() {
+                assert_eq!(oid, 7);
+                found.push((offset, page.to_vec()));
+            }
+            let expected: Vec<(u64, Vec<u8>)> =
+                expected.iter().map(|(o, p)| (*o, p.to_vec())).collect();
+            assert_eq!(found, expected, "{pieces:?}");
+        };
+        check(&[], &[]);
+        check(
+            &[b"abcdefgh", b"ij"],
+            &[(0, b"abcd"), (4, b"efgh"), (8, b"ij")],
+        );
+        check(
+            &[b"\0\0\0\0\0\0\0x", b"\0\0\0\0abcd", b"\0\0"],
+            &[(4, b"\0\0\0x"), (12, b"abcd"), (16, b"\0\0")],
+        );
+        check(&[b"\0\0\0\0\0\0\0\0"], &[(4, b"\0\0\0\0")]);
+    }
 
     #[test]
     fn rows_of_pages() {

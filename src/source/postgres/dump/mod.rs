@@ -24,18 +24,21 @@ mod error;
 mod hold;
 mod keep_alive;
 mod large_objects;
+mod names;
 mod open;
 mod order;
 mod parts;
 mod pattern;
 mod schema;
 mod stream;
+mod unreadable;
 
 use std::time::Duration;
 
 use super::pgtools::ToolPlaces;
-use super::{ConnSettings, RetryPolicy};
+use super::{ConnSettings, ConnectOptions, RetryPolicy, StopFlag};
 
+pub use catalog::conditions;
 pub use digest::{RowDigester, RowSum};
 pub use open::{OpenDatabase, SnapshotFacts, open_snapshots};
 pub use stream::{
@@ -69,6 +72,14 @@ pub struct DumpOptions {
     pub tools: ToolPlaces,
     /// How long a table that others lock is waited for.
     pub lock_wait: Duration,
+    /// Whether rows of unlogged tables are left out.
+    pub unlogged_schema_only: bool,
+    /// Whether a standby stops to replay while it is read.
+    pub pause_replay: bool,
+    /// Whether settings of columns that nothing reads back are taken out of the schema; else they fail the database.
+    pub strip_pg_attver: bool,
+    /// Somebody's wish for an end.
+    pub stop: StopFlag,
     /// Blocks of one part of a big table.
     pub range_blocks: u64,
 }
@@ -83,8 +94,23 @@ impl Default for DumpOptions {
             retry: RetryPolicy::default(),
             tools: ToolPlaces::default(),
             lock_wait: Duration::from_secs(300),
+            unlogged_schema_only: false,
+            pause_replay: false,
+            strip_pg_attver: false,
+            stop: StopFlag::default(),
             // 128 MiB of the usual blocks.
             range_blocks: 16_384,
+        }
+    }
+}
+
+impl DumpOptions {
+    /// How sessions of a dump are opened.
+    fn session(&self) -> ConnectOptions {
+        ConnectOptions {
+            retry: self.retry,
+            stop: self.stop.clone(),
+            ..ConnectOptions::dump()
         }
     }
 }

@@ -20,12 +20,15 @@ use super::schema::{self, Output, SchemaRequest};
 use super::{DatabaseSource, Locks};
 use crate::source::SourceError;
 use crate::source::postgres::connect::EndpointAddress;
-use crate::source::postgres::{ConnectOptions, Connector, PgError, PgSession};
+use crate::source::postgres::replay::{self, ReplayPause};
+use crate::source::postgres::{ConnectOptions, Connector, PgError, PgSession, RetryPolicy, rights};
 
 /// How often the databases of a cluster are opened again for snapshots that agree.
 const AGREEMENT_TRIES: u32 = 20;
 /// How often one database is begun again because its definitions changed meanwhile.
 pub(super) const RESTARTS_MAX: u32 = 3;
+/// How often one database is begun again because the replay of a standby ended it: the next time is hardly better.
+const REPLAYS_MAX: u32 = 1;
 const BEGIN: &str = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
 /// What is known of a snapshot.
@@ -71,7 +74,43 @@ pub struct OpenDatabase {
     pub(super) connector: Connector,
     pub(super) cluster: Arc<Cluster>,
     pub(super) prepared: Prepared,
+    /// How often it was begun again.
+    pub(super) again: Again,
+    /// Held for its Drop: the standby goes on when the last database of it is done.
+    _pause: Option<Arc<ReplayPause>>,
+}
+
+/// Which reasons to begin a database again have been used up.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Again {
+    /// Because definitions changed.
     pub(super) restarts: u32,
+    /// Because the replay of a standby ended a statement.
+    pub(super) replays: u32,
+}
+
+impl Again {
+    /// Counts one more time, or returns the error for good.
+    fn allow(&mut self, database: &str, error: DumpError) -> Result<(), DumpError> {
+        let (reason, times) = match error {
+            DumpError::Restart(reason) if self.restarts < RESTARTS_MAX => {
+                self.restarts += 1;
+                (reason, self.restarts)
+            }
+            DumpError::Replay(reason) if self.replays < REPLAYS_MAX => {
+                self.replays += 1;
+                (reason, self.replays)
+            }
+            error => return Err(error),
+        };
+        tracing::warn!(
+            database,
+            times,
+            reason,
+            "beginning again with a new snapshot"
+        );
+        Ok(())
+    }
 }
 
 impl OpenDatabase {
@@ -109,6 +148,7 @@ struct Opening {
     session: PgSession,
     cluster: String,
     holder: Option<Holder>,
+    pause: Option<Arc<ReplayPause>>,
     snapshot: SnapshotFacts,
 }
 
@@ -118,6 +158,7 @@ type Slot<T> = Result<T, DumpError>;
 /// in its place; the others go on. The open transactions are pinged until they are streamed or dropped.
 pub fn open_snapshots(sources: &[DatabaseSource]) -> Vec<Result<OpenDatabase, SourceError>> {
     let mut openings = in_parallel(sources.iter().collect(), connect);
+    pause_replay(sources, &mut openings);
     agree(sources, &mut openings);
     let prepared = in_parallel(
         sources.iter().zip(openings).collect(),
@@ -158,16 +199,13 @@ fn in_parallel<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) ->
 }
 
 fn connect(source: &DatabaseSource) -> Slot<Opening> {
-    let options = ConnectOptions {
-        retry: source.options.retry,
-        ..ConnectOptions::dump()
-    };
-    let mut session = Connector::new(source.settings.clone()).connect(&options)?;
+    let mut session = Connector::new(source.settings.clone()).connect(&source.options.session())?;
     let cluster = cluster_identity(&mut session);
     Ok(Opening {
         session,
         cluster,
         holder: None,
+        pause: None,
         snapshot: SnapshotFacts::default(),
     })
 }
@@ -217,11 +255,7 @@ fn agree(sources: &[DatabaseSource], openings: &mut [Slot<Opening>]) {
 fn hold_if_asked(source: &DatabaseSource, slot: &mut Slot<Opening>) {
     let Ok(opening) = slot else { return };
     if source.options.locks == Locks::Hold {
-        match hold::lock_all(
-            &mut opening.session,
-            exclusions(source),
-            source.options.lock_wait,
-        ) {
+        match hold::lock_all(&mut opening.session, exclusions(source), &source.options) {
             Ok(holder) => opening.holder = Some(holder),
             Err(error) => *slot = Err(error),
         }
@@ -301,45 +335,90 @@ fn exclusions(source: &DatabaseSource) -> Exclusions<'_> {
     Exclusions {
         table_data: &source.options.exclude_table_data,
         schemas: &source.options.exclude_schema,
+        unlogged: source.options.unlogged_schema_only,
+    }
+}
+
+/// Pauses the replay of each standby from which a database wants that.
+fn pause_replay(sources: &[DatabaseSource], openings: &mut [Slot<Opening>]) {
+    let mut pauses: BTreeMap<String, Option<Arc<ReplayPause>>> = BTreeMap::new();
+    for (source, slot) in sources.iter().zip(openings) {
+        let Ok(opening) = slot else { continue };
+        if !source.options.pause_replay || !opening.session.facts().in_recovery {
+            continue;
+        }
+        if let Some(pause) = pauses.get(&opening.cluster) {
+            opening.pause.clone_from(pause);
+            continue;
+        }
+        match ReplayPause::begin(&mut opening.session) {
+            Ok(pause) => {
+                opening.pause = pause.map(Arc::new);
+                pauses.insert(opening.cluster.clone(), opening.pause.clone());
+            }
+            Err(error) => {
+                *slot = Err(DumpError::Failed(format!(
+                    "cannot pause the replay of the standby (pause-replay): {error}"
+                )));
+            }
+        }
     }
 }
 
 /// Reads catalog and schema in an open snapshot; where definitions changed meanwhile, in a new one.
 fn prepare_with_restarts(source: &DatabaseSource, opening: &mut Opening) -> Slot<Prepared> {
-    let mut restarts = 0;
+    let mut again = Again::default();
+    let mut result = prepare(source, opening);
     loop {
-        match prepare(source, opening) {
-            Err(DumpError::Restart(reason)) if restarts < RESTARTS_MAX => {
-                restarts += 1;
-                tracing::warn!(
-                    database = source.name,
-                    restarts,
-                    reason,
-                    "a definition changed, taking a new snapshot"
-                );
-                opening.snapshot = renew(source, &mut opening.session, &mut opening.holder)?;
-            }
-            other => return other,
-        }
+        let error = match result {
+            Ok(prepared) => return Ok(prepared),
+            Err(error) => error,
+        };
+        let connector = opening.session.connector();
+        again
+            .allow(&source.name, error)
+            .map_err(|error| explained(source, &connector, error))?;
+        result = renew(source, &mut opening.session, &mut opening.holder).and_then(|snapshot| {
+            opening.snapshot = snapshot;
+            prepare(source, opening)
+        });
     }
 }
 
-/// Ends the transaction and opens a new snapshot.
+/// Puts the settings of a standby beside the words with which its replay ended a dump.
+fn explained(source: &DatabaseSource, connector: &Connector, error: DumpError) -> DumpError {
+    let DumpError::Replay(words) = error else {
+        return error;
+    };
+    let options = ConnectOptions {
+        retry: RetryPolicy::once(),
+        ..source.options.session()
+    };
+    let settings = connector
+        .connect(&options)
+        .and_then(|mut session| replay::settings_text(&mut session));
+    DumpError::Failed(replay::explain(&words, settings.ok().as_deref()))
+}
+
+/// Ends the transaction and opens a new snapshot, in a new session where the old one is gone.
 fn renew(
     source: &DatabaseSource,
     session: &mut PgSession,
     holder: &mut Option<Holder>,
 ) -> Slot<SnapshotFacts> {
-    session.batch_execute(&format!("ROLLBACK; {BEGIN}"))?;
+    if session.batch_execute("ROLLBACK").is_err() {
+        *session = session.connector().connect(&source.options.session())?;
+    }
     if source.options.locks == Locks::Hold {
         *holder = None;
+        // Outside of a transaction, so that each look at the catalog sees what is new.
         *holder = Some(hold::lock_all(
             session,
             exclusions(source),
-            source.options.lock_wait,
+            &source.options,
         )?);
-        session.batch_execute(&format!("ROLLBACK; {BEGIN}"))?;
     }
+    session.batch_execute(BEGIN)?;
     let snapshot = take(session)?;
     if let Some(holder) = holder {
         holder.import(&snapshot.exported)?;
@@ -350,15 +429,7 @@ fn renew(
 fn prepare(source: &DatabaseSource, opening: &mut Opening) -> Slot<Prepared> {
     let session = &mut opening.session;
     let catalog = catalog::read(session, exclusions(source))?;
-    let schema = schema::dump_schema(&SchemaRequest {
-        connector: &session.connector(),
-        version_num: session.version_num(),
-        snapshot: &opening.snapshot.exported,
-        exclude_schemas: &source.options.exclude_schema,
-        standby: session.facts().in_recovery,
-        lock_wait: source.options.lock_wait,
-        places: &source.options.tools,
-    })?;
+    let schema = dump_schema(source, session, &opening.snapshot, &catalog)?;
     Ok(Prepared {
         snapshot: opening.snapshot.clone(),
         catalog,
@@ -367,29 +438,43 @@ fn prepare(source: &DatabaseSource, opening: &mut Opening) -> Slot<Prepared> {
     })
 }
 
-/// Opens a database again whose definitions changed while its rows were copied.
-pub(super) fn reopen(open: &mut OpenDatabase) -> Slot<()> {
-    let mut session = open.session.lock().unwrap_or_else(PoisonError::into_inner);
-    if session.is_closed() {
-        let options = ConnectOptions {
-            retry: open.source.options.retry,
-            ..ConnectOptions::dump()
-        };
-        *session = open.connector.connect(&options)?;
-        session.batch_execute(BEGIN)?;
-    }
-    let mut holder = None;
-    let snapshot = renew(&open.source, &mut session, &mut holder)?;
-    let catalog = catalog::read(&mut session, exclusions(&open.source))?;
-    let schema = schema::dump_schema(&SchemaRequest {
+fn dump_schema(
+    source: &DatabaseSource,
+    session: &PgSession,
+    snapshot: &SnapshotFacts,
+    catalog: &Catalog,
+) -> Slot<Output> {
+    schema::dump_schema(&SchemaRequest {
         connector: &session.connector(),
         version_num: session.version_num(),
         snapshot: &snapshot.exported,
-        exclude_schemas: &open.source.options.exclude_schema,
         standby: session.facts().in_recovery,
-        lock_wait: open.source.options.lock_wait,
-        places: &open.source.options.tools,
-    })?;
+        encoding: &catalog.encoding,
+        options: &source.options,
+    })
+}
+
+/// Opens a database again that failed with `error` while its rows were copied, if a new snapshot may help.
+pub(super) fn begin_again(open: &mut OpenDatabase, error: DumpError) -> Slot<()> {
+    let mut error = error;
+    loop {
+        let name = open.source.name.clone();
+        open.again
+            .allow(&name, error)
+            .map_err(|error| explained(&open.source, &open.connector, error))?;
+        match reopen(open) {
+            Ok(()) => return Ok(()),
+            Err(failed) => error = failed,
+        }
+    }
+}
+
+fn reopen(open: &mut OpenDatabase) -> Slot<()> {
+    let mut session = open.session.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut holder = None;
+    let snapshot = renew(&open.source, &mut session, &mut holder)?;
+    let catalog = catalog::read(&mut session, exclusions(&open.source))?;
+    let schema = dump_schema(&open.source, &session, &snapshot, &catalog)?;
     open.prepared = Prepared {
         snapshot,
         catalog,
@@ -409,21 +494,22 @@ fn with_globals(
     for (source, slot) in sources.iter().zip(prepared) {
         opened.push(match slot {
             Err(error) => Err(error.into_source()),
-            Ok((opening, prepared)) => {
+            Ok((mut opening, prepared)) => {
                 let names: Vec<String> = clusters
                     .values()
                     .map(|cluster| cluster.name.clone())
                     .collect();
-                let cluster = clusters
-                    .entry(opening.cluster.clone())
-                    .or_insert_with(|| Arc::new(new_cluster(source, &opening, &prepared, &names)));
+                let cluster = clusters.entry(opening.cluster.clone()).or_insert_with(|| {
+                    Arc::new(new_cluster(source, &mut opening, &prepared, &names))
+                });
                 Ok(OpenDatabase {
                     source: source.clone(),
                     connector: opening.session.connector(),
                     session: Arc::new(Mutex::new(opening.session)),
                     cluster: Arc::clone(cluster),
                     prepared,
-                    restarts: 0,
+                    again: Again::default(),
+                    _pause: opening.pause,
                 })
             }
         });
@@ -433,17 +519,35 @@ fn with_globals(
 
 fn new_cluster(
     source: &DatabaseSource,
-    opening: &Opening,
+    opening: &mut Opening,
     prepared: &Prepared,
     names: &[String],
 ) -> Cluster {
-    let session = &opening.session;
-    let globals = schema::dump_globals(
-        &session.connector(),
-        session.version_num(),
-        prepared.catalog.superuser,
-        &source.options.tools,
-    )
+    let session = &mut opening.session;
+    let passwords = !prepared
+        .catalog
+        .hidden
+        .iter()
+        .any(|gap| gap.what == rights::PASSWORDS);
+    // Names of roles have no encoding of their own: they are bytes, made in one database and read in another. Most are made in UTF-8.
+    let other = match prepared.catalog.encoding.as_str() {
+        "UTF8" => None,
+        _ => utf8_database(session),
+    };
+    let dump = |dbname: &str| {
+        schema::dump_globals(
+            &session.connector().with_dbname(dbname),
+            session.version_num(),
+            passwords,
+            &source.options.tools,
+            &source.options.stop,
+        )
+    };
+    let own = source.settings.dbname.as_str();
+    let globals = match other {
+        Some(other) => dump(&other).or_else(|_refused| dump(own)),
+        None => dump(own),
+    }
     .map_err(|error| error.into_source().to_string());
     let globals_failure = globals
         .as_ref()
@@ -454,6 +558,15 @@ fn new_cluster(
         globals: Mutex::new(Some(globals)),
         globals_failure,
     }
+}
+
+/// Returns the usual database for tools, if it is one in UTF-8.
+fn utf8_database(session: &mut PgSession) -> Option<String> {
+    let found = session.simple_column(
+        "SELECT datname FROM pg_catalog.pg_database WHERE datname = 'postgres' AND datallowconn \
+         AND pg_catalog.pg_encoding_to_char(encoding) = 'UTF8' AND pg_catalog.has_database_privilege(oid, 'CONNECT')",
+    );
+    found.ok()?.into_iter().flatten().next()
 }
 
 /// Names a cluster by where it is, which an operator recognises; two at one place get numbers.

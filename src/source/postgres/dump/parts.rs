@@ -124,7 +124,7 @@ pub(super) fn copy_statement(
     table: &Table,
     first_block: u64,
     end_block: Option<u64>,
-    encoding: &str,
+    form: Form<'_>,
 ) -> String {
     let columns: Vec<String> = table
         .columns
@@ -155,10 +155,42 @@ pub(super) fn copy_statement(
             relation(table)
         )
     };
-    format!(
-        "COPY {what} TO STDOUT WITH (FORMAT text, ENCODING {})",
-        literal(encoding)
-    )
+    match form {
+        Form::Text { encoding } => format!(
+            "COPY {what} TO STDOUT WITH (FORMAT text, ENCODING {})",
+            literal(encoding)
+        ),
+        Form::Binary => format!("COPY {what} TO STDOUT WITH (FORMAT binary)"),
+    }
+}
+
+/// In which format rows are copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form<'a> {
+    /// As text, in this encoding.
+    Text {
+        /// That of the database.
+        encoding: &'a str,
+    },
+    /// For rows whose text does not fit into the server's 1 GiB: a bytea takes two digits for each byte.
+    Binary,
+}
+
+/// Says whether the server could not make the text of a row.
+pub(super) fn is_too_big_for_text(error: &str) -> bool {
+    error.contains("invalid memory alloc request size") || error.contains("enlarge string buffer")
+}
+
+/// Returns the row in a message of a binary COPY: the first one has the header before it, the last one is only the end.
+pub(super) fn binary_row(message: &[u8]) -> Option<&[u8]> {
+    const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
+    // After the signature: flags, and the length of an extension, which no version has.
+    const HEADER_BYTES: usize = SIGNATURE.len() + 8;
+    let row = match message.starts_with(SIGNATURE) {
+        true => message.get(HEADER_BYTES..)?,
+        false => message,
+    };
+    (!row.is_empty() && row != b"\xff\xff").then_some(row)
 }
 
 #[cfg(test)]
@@ -207,7 +239,8 @@ mod tests {
     #[test]
     fn statements() {
         let check = |table: &Table, first, end, expected: &str| {
-            let sql = copy_statement(table, first, end, "LATIN1");
+            let text = Form::Text { encoding: "LATIN1" };
+            let sql = copy_statement(table, first, end, text);
             assert_eq!(
                 sql,
                 format!("COPY {expected} TO STDOUT WITH (FORMAT text, ENCODING 'LATIN1')")
@@ -235,6 +268,23 @@ mod tests {
             0,
             None,
             r#"(SELECT  FROM ONLY "s"."t" WHERE NOT builtin)"#,
+        );
+    }
+
+    #[test]
+    fn messages_of_a_binary_copy() {
+        let check = |message: &[u8], expected: Option<&[u8]>| {
+            assert_eq!(binary_row(message), expected, "{message:?}");
+        };
+        let header = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+        check(header, None);
+        check(&[&header[..], b"\0\x01row"].concat(), Some(b"\0\x01row"));
+        check(&[&header[..], b"\xff\xff"].concat(), None);
+        check(b"\0\x01row", Some(b"\0\x01row"));
+        check(b"\xff\xff", None);
+        assert_eq!(
+            copy_statement(&table(1), 0, None, Form::Binary),
+            r#"COPY "s"."t" ("a", "b""c") TO STDOUT WITH (FORMAT binary)"#
         );
     }
 

@@ -13,15 +13,21 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::RecvTimeoutError;
+
 use super::error::{DumpError, local};
+use super::{DumpOptions, unreadable};
+use crate::error::Error;
 use crate::source::postgres::pgtools::ToolPlaces;
-use crate::source::postgres::{Connector, PgTool, find_tool};
+use crate::source::postgres::{Connector, PgTool, StopFlag, find_tool, release_waves, replay};
 
 /// How long `pg_dump` waits for one lock.
 const LOCK_WAIT_MS: u32 = 3_000;
 const PAUSE: Duration = Duration::from_millis(500);
-/// A storage setting of some minor releases, which others refuse to read back.
-const UNREADABLE: &[u8] = b" SET (pg_attver=";
+/// How often a wish for an end is looked for.
+const PAUSE_STOP: Duration = Duration::from_millis(100);
+/// Encodings that no conversion leads away from: their bytes are dumped as they are.
+const WITHOUT_CONVERSION: &[&str] = &["SQL_ASCII", "MULE_INTERNAL"];
 
 /// What a child has written.
 #[derive(Debug)]
@@ -29,6 +35,8 @@ pub(super) struct Output {
     file: File,
     /// The version of the tool that wrote it.
     pub(super) version: String,
+    /// What a person should know about it.
+    pub(super) notes: Vec<String>,
 }
 
 impl Output {
@@ -56,15 +64,16 @@ pub(super) struct SchemaRequest<'a> {
     pub(super) connector: &'a Connector,
     pub(super) version_num: u32,
     pub(super) snapshot: &'a str,
-    pub(super) exclude_schemas: &'a [String],
     pub(super) standby: bool,
-    pub(super) lock_wait: Duration,
-    pub(super) places: &'a ToolPlaces,
+    /// Encoding of the database.
+    pub(super) encoding: &'a str,
+    pub(super) options: &'a DumpOptions,
 }
 
 /// Dumps everything but the data of a database, as of its snapshot.
 pub(super) fn dump_schema(request: &SchemaRequest<'_>) -> Result<Output, DumpError> {
-    let tool = tool("pg_dump", request.version_num, request.places)?;
+    let options = request.options;
+    let tool = tool("pg_dump", request.version_num, &options.tools)?;
     let mut arguments: Vec<OsString> = [
         "-Fc",
         "-Z0",
@@ -76,28 +85,34 @@ pub(super) fn dump_schema(request: &SchemaRequest<'_>) -> Result<Output, DumpErr
     ]
     .map(OsString::from)
     .to_vec();
+    // The restore speaks UTF-8, and so do the names beside the rows.
+    if !WITHOUT_CONVERSION.contains(&request.encoding) {
+        arguments.push("--encoding=UTF8".into());
+    }
     arguments.push(format!("--snapshot={}", request.snapshot).into());
     arguments.push(format!("--lock-wait-timeout={LOCK_WAIT_MS}").into());
     arguments.extend(
-        request
-            .exclude_schemas
+        options
+            .exclude_schema
             .iter()
             .map(|schema| format!("--exclude-schema={schema}").into()),
     );
     if request.standby {
         arguments.push("--no-unlogged-table-data".into());
     }
-    let deadline = Instant::now() + request.lock_wait;
+    let deadline = Instant::now() + options.lock_wait;
     loop {
-        match run(&tool, &arguments, request.connector)? {
-            Ok(output) => {
-                refuse_unreadable(&output)?;
+        match run(&tool, &arguments, request.connector, &options.stop)? {
+            Ok(mut output) => {
+                output.notes.extend(older(&tool, request.version_num));
+                without_unreadable(&mut output, options.strip_pg_attver)?;
                 return Ok(output);
             }
             Err(words) if waits_for_a_lock(&words) && Instant::now() < deadline => {
                 tracing::debug!(%words, "pg_dump got no lock, trying again");
                 thread::sleep(PAUSE);
             }
+            Err(words) if replay::is_conflict(&words) => return Err(DumpError::Replay(words)),
             Err(words) if is_a_changed_definition(&words) => return Err(DumpError::Restart(words)),
             Err(words) => return Err(DumpError::Failed(words)),
         }
@@ -108,17 +123,18 @@ pub(super) fn dump_schema(request: &SchemaRequest<'_>) -> Result<Output, DumpErr
 pub(super) fn dump_globals(
     connector: &Connector,
     version_num: u32,
-    superuser: bool,
+    passwords: bool,
     places: &ToolPlaces,
+    stop: &StopFlag,
 ) -> Result<Output, DumpError> {
     let tool = tool("pg_dumpall", version_num, places)?;
     let mut arguments: Vec<OsString> = ["--globals-only", "-w"].map(OsString::from).to_vec();
     arguments.push(format!("--database={}", connector.settings().dbname).into());
-    // Without it the passwords are read from a catalog that only superusers may see.
-    if !superuser {
+    // Without it the passwords are read from a catalog that is closed to most.
+    if !passwords {
         arguments.push("--no-role-passwords".into());
     }
-    run(&tool, &arguments, connector)?.map_err(DumpError::Failed)
+    run(&tool, &arguments, connector, stop)?.map_err(DumpError::Failed)
 }
 
 fn tool(name: &str, version_num: u32, places: &ToolPlaces) -> Result<PgTool, DumpError> {
@@ -130,6 +146,7 @@ fn run(
     tool: &PgTool,
     arguments: &[OsString],
     connector: &Connector,
+    stop: &StopFlag,
 ) -> Result<Result<Output, String>, DumpError> {
     let name = tool.path.display().to_string();
     let environment = connector.child_environment()?;
@@ -156,16 +173,44 @@ fn run(
         .take()
         .map(|stream| thread::spawn(move || words_of(stream)));
     // Through a pipe: into a file that it can seek in, pg_dump writes the table of contents twice.
-    let copied = child
-        .stdout
-        .take()
-        .map_or(Ok(0), |mut stream| io::copy(&mut stream, &mut &stdout));
+    let copier = child.stdout.take().map(|mut stream| {
+        let (done, ended) = crossbeam_channel::bounded::<()>(0);
+        let copier = thread::spawn(move || {
+            let copied = io::copy(&mut stream, &mut &stdout);
+            drop(done);
+            copied
+        });
+        (copier, ended)
+    });
+    let mut stopped = false;
+    let copied = match copier {
+        None => Ok(0),
+        Some((copier, ended)) => {
+            // A server that says nothing keeps its child waiting for ever; who asks for an end does not wait with it.
+            while !copier.is_finished()
+                && ended.recv_timeout(PAUSE_STOP) == Err(RecvTimeoutError::Timeout)
+            {
+                if stop.is_set() && !stopped {
+                    stopped = true;
+                    child
+                        .kill()
+                        .map_err(|error| local(&format!("cannot end {name}"), error))?;
+                }
+            }
+            copier
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        }
+    };
     let status = child
         .wait()
         .map_err(|error| local(&format!("cannot wait for {name}"), error))?;
     let words = errors
         .and_then(|reader| reader.join().ok())
         .unwrap_or_default();
+    if stopped {
+        return Err(DumpError::Run(Error::Interrupted));
+    }
     copied.map_err(|error| local(&format!("cannot keep the output of {name}"), error))?;
     if !status.success() {
         let words = if words.is_empty() {
@@ -181,6 +226,7 @@ fn run(
     Ok(Ok(Output {
         file,
         version: tool.version.text.clone(),
+        notes: Vec::new(),
     }))
 }
 
@@ -220,27 +266,31 @@ fn is_a_changed_definition(words: &str) -> bool {
     .any(|sign| words.contains(sign))
 }
 
-/// Refuses a schema with a setting that no server reads back.
-fn refuse_unreadable(output: &Output) -> Result<(), DumpError> {
-    let mut tail: Vec<u8> = Vec::new();
-    let mut found = false;
-    output.read::<DumpError>(&mut |bytes| {
-        tail.extend_from_slice(bytes);
-        found |= tail
-            .windows(UNREADABLE.len())
-            .any(|window| window == UNREADABLE);
-        let keep = tail.len().saturating_sub(UNREADABLE.len());
-        tail.drain(..keep);
-        Ok(())
-    })?;
-    if found {
-        return Err(DumpError::Failed(format!(
-            "pg_dump {} writes column settings (pg_attver) that cannot be restored; \
-             install a pg_dump of the same or a later minor release than the server's",
+/// Says that a tool is older than the server, if it is.
+fn older(tool: &PgTool, server_num: u32) -> Option<String> {
+    let words = release_waves::tool_is_older("pg_dump", tool.version.num, server_num)?;
+    tracing::warn!("{words}");
+    Some(words)
+}
+
+/// Refuses a schema with settings that no server reads back, or takes them out.
+fn without_unreadable(output: &mut Output, strip: bool) -> Result<(), DumpError> {
+    let count = unreadable::settings(&output.file, strip)
+        .map_err(|error| local("cannot read a temporary file", error))?;
+    match count {
+        0 => Ok(()),
+        _ if strip => {
+            output.notes.push(format!(
+                "{count} settings pg_attver of columns, which nothing reads back, were taken out of the schema"
+            ));
+            Ok(())
+        }
+        _ => Err(DumpError::Failed(format!(
+            "pg_dump {} writes settings of columns (pg_attver, {count} times) that no server reads back; install a pg_dump of the \
+             same or a later minor release than the server's, or set strip-pg-attver = true",
             output.version
-        )));
+        ))),
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -255,18 +305,22 @@ mod tests {
         Output {
             file,
             version: "15.18".to_owned(),
+            notes: Vec::new(),
         }
     }
 
     #[test]
-    fn settings_that_cannot_be_restored_are_found_across_reads() {
-        let mut text = vec![b'x'; 256 * 1024 - 5];
-        assert!(refuse_unreadable(&output(&text)).is_ok());
-        text.extend_from_slice(b"ALTER COLUMN a SET (pg_attver=1);");
+    fn settings_that_cannot_be_restored_are_refused_or_taken_out() {
+        let text = b"CREATE TABLE t ();\nALTER TABLE t ALTER COLUMN a SET (pg_attver=1);\n";
+        assert!(without_unreadable(&mut output(b"CREATE TABLE t ();\n"), false).is_ok());
         assert!(matches!(
-            refuse_unreadable(&output(&text)),
-            Err(DumpError::Failed(_))
+            without_unreadable(&mut output(text), false),
+            Err(DumpError::Failed(words)) if words.contains("strip-pg-attver")
         ));
+        let mut stripped = output(text);
+        without_unreadable(&mut stripped, true).unwrap();
+        assert_eq!(stripped.notes.len(), 1);
+        assert!(without_unreadable(&mut stripped, false).is_ok());
     }
 
     #[test]

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use super::catalog::{self, Table};
 use super::error::DumpError;
 use super::large_objects;
-use super::open::{self, OpenDatabase, RESTARTS_MAX, SnapshotFacts};
-use super::parts::{self, Piece};
+use super::open::{self, OpenDatabase, SnapshotFacts};
+use super::parts::{self, Form, Piece};
 use super::{RowDigester, RowSum};
 use crate::error::Error;
 use crate::format::database::{DatabaseInfo, TableInfo};
@@ -22,7 +22,8 @@ use crate::format::node::{Node, NodeKind, TablePart, Timestamp};
 use crate::format::path_encoding::encode_name;
 use crate::pipeline::{ItemWriter, Sink, SourceQueue, StreamKind, TreePath};
 use crate::source::SourceError;
-use crate::source::postgres::{ConnectOptions, PgSession, ServerError};
+use crate::source::postgres::rights::Gap;
+use crate::source::postgres::{PgSession, ServerError};
 
 const PAUSE_BUSY: Duration = Duration::from_millis(100);
 /// Bytes of a part between two updates of the counters.
@@ -136,26 +137,12 @@ fn stream_with_restarts(
         let result = stream_once(open, sink, &queue, digester, options, &base);
         // What is still on its way to the tree must be there before anything is taken back.
         queue.drain()?;
-        let reason = match result {
+        let error = match result {
             Ok(outcome) => return Ok(outcome),
-            Err(DumpError::Restart(reason)) if open.restarts < RESTARTS_MAX => reason,
-            Err(error) => {
-                sink.discard(&base)?;
-                return Err(error);
-            }
+            Err(error) => error,
         };
         sink.discard(&base)?;
-        open.restarts += 1;
-        tracing::warn!(
-            database = open.name(),
-            restarts = open.restarts,
-            reason,
-            "a definition changed, beginning again"
-        );
-        match open::reopen(open) {
-            Ok(()) | Err(DumpError::Restart(_)) => {}
-            Err(error) => return Err(error),
-        }
+        open::begin_again(open, error)?;
     }
 }
 
@@ -170,6 +157,8 @@ struct Run<'a> {
     holder: Option<Mutex<&'a mut PgSession>>,
     work: Mutex<VecDeque<Work>>,
     sums: Mutex<Vec<RowSum>>,
+    /// Tables and parts that were copied in binary.
+    binary: Mutex<Vec<(usize, u64)>>,
     bytes: Mutex<u64>,
     failure: Mutex<Option<DumpError>>,
     stopped: AtomicBool,
@@ -231,6 +220,7 @@ fn stream_once(
             .map(|holder| Mutex::new(&mut holder.session)),
         work: Mutex::new(work),
         sums: Mutex::new(vec![RowSum::default(); open.prepared.catalog.tables.len()]),
+        binary: Mutex::default(),
         bytes: Mutex::new(0),
         failure: Mutex::new(None),
         stopped: AtomicBool::new(false),
@@ -285,10 +275,7 @@ impl Run<'_> {
 
     /// Opens one more connection in the same snapshot; where that fails, the others do its work.
     fn work_on_new_session(&self) {
-        let options = ConnectOptions {
-            retry: self.open.source.options.retry,
-            ..ConnectOptions::dump()
-        };
+        let options = self.open.source.options.session();
         let opened = self.open.connector.connect(&options).and_then(|mut session| {
             session.batch_execute(&format!(
                 "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
@@ -382,29 +369,26 @@ impl Run<'_> {
         if let Some(busy) = lock_part(session, table)? {
             return Ok(Copied::Busy(busy));
         }
-        let mut writer = ItemWriter::queued(self.queue, StreamKind::Table, self.content_digest);
-        let mut sum = RowSum::default();
-        let mut counted = Counted {
-            sink: self.sink,
-            rows: 0,
-            bytes: 0,
-            total: 0,
+        let encoding = &self.open.prepared.catalog.encoding;
+        let blocks = (*first_block, *end_block);
+        let text = self.copy_part(session, table, blocks, Form::Text { encoding });
+        let (form, (writer, sum, mut counted)) = match text {
+            Err(DumpError::Failed(words)) if parts::is_too_big_for_text(&words) => {
+                if !table.binary {
+                    return Err(DumpError::Failed(format!(
+                        "{words}; a row is too big for its text, and the table has columns that cannot be copied in binary"
+                    )));
+                }
+                tracing::warn!(table = %self.name_of(piece), "a row is too big for its text, copying in binary");
+                session.batch_execute(parts::UNLOCK)?;
+                if let Some(busy) = lock_part(session, table)? {
+                    return Ok(Copied::Busy(busy));
+                }
+                lock(&self.binary).push((*position, *part));
+                (1, self.copy_part(session, table, blocks, Form::Binary)?)
+            }
+            copied => (0, copied?),
         };
-        let sql = parts::copy_statement(
-            table,
-            *first_block,
-            *end_block,
-            &self.open.prepared.catalog.encoding,
-        );
-        session.copy_out::<DumpError>(&sql, &mut |row| {
-            self.check()?;
-            let content = row.strip_suffix(b"\n").ok_or_else(|| {
-                DumpError::Failed("the server sent a row without its end".to_owned())
-            })?;
-            sum.add(self.digester, content);
-            counted.add(row.len());
-            Ok(writer.write(row)?)
-        })?;
         counted.flush();
         session.batch_execute(parts::UNLOCK)?;
         let columns = table
@@ -414,7 +398,7 @@ impl Run<'_> {
             .collect();
         let table_part = TablePart {
             columns,
-            format: 0,
+            format: form,
             rows: sum.rows,
             rows_digest: sum.bytes(),
             first_block: *first_block,
@@ -425,6 +409,40 @@ impl Run<'_> {
         lock(&self.sums)[*position] += sum;
         *lock(&self.bytes) += counted.total;
         Ok(Copied::Done)
+    }
+
+    /// Copies one part, whose table is locked.
+    fn copy_part(
+        &self,
+        session: &mut PgSession,
+        table: &Table,
+        (first_block, end_block): (u64, Option<u64>),
+        form: Form<'_>,
+    ) -> Result<(ItemWriter<'_>, RowSum, Counted<'_>), DumpError> {
+        let mut writer = ItemWriter::queued(self.queue, StreamKind::Table, self.content_digest);
+        let mut sum = RowSum::default();
+        let mut counted = Counted {
+            sink: self.sink,
+            rows: 0,
+            bytes: 0,
+            total: 0,
+        };
+        let sql = parts::copy_statement(table, first_block, end_block, form);
+        session.copy_out::<DumpError>(&sql, &mut |message| {
+            self.check()?;
+            let row = match form {
+                Form::Binary => parts::binary_row(message),
+                Form::Text { .. } => Some(message.strip_suffix(b"\n").ok_or_else(|| {
+                    DumpError::Failed("the server sent a row without its end".to_owned())
+                })?),
+            };
+            if let Some(row) = row {
+                sum.add(self.digester, row);
+                counted.add(message.len());
+            }
+            Ok(writer.write(message)?)
+        })?;
+        Ok((writer, sum, counted))
     }
 
     fn table_path(&self, table: &Table) -> TreePath {
@@ -552,11 +570,16 @@ impl Run<'_> {
             .iter()
             .map(|what| format!("not included: {what}"))
             .collect::<Vec<_>>();
-        if self.open.restarts > 0 {
+        notes.extend(self.open.prepared.schema.notes.iter().cloned());
+        let again = self.open.again;
+        if again.restarts > 0 {
             notes.push(format!(
                 "begun again {} times, because definitions changed meanwhile",
-                self.open.restarts
+                again.restarts
             ));
+        }
+        if again.replays > 0 {
+            notes.push("begun again, because the replay of the standby ended it once".to_owned());
         }
         Ok(DatabaseOutcome {
             tables: table_count,
@@ -564,11 +587,28 @@ impl Run<'_> {
             bytes: *lock(&self.bytes),
             large_objects,
             notes,
-            incomplete: self.open.cluster.globals_failure.clone(),
+            incomplete: self.incomplete(),
             cluster: self.open.cluster.name.clone(),
             snapshot: self.open.prepared.snapshot.clone(),
             server_version: info.server_version,
         })
+    }
+
+    /// Says why the component is not whole: what nobody could read, although nothing failed.
+    fn incomplete(&self) -> Option<String> {
+        let hidden = &self.open.prepared.catalog.hidden;
+        let mut reasons: Vec<String> = self.open.cluster.globals_failure.iter().cloned().collect();
+        if !hidden.is_empty() {
+            let what: Vec<String> = hidden.iter().map(Gap::summary).collect();
+            let mut remedies: Vec<&str> = hidden.iter().map(|gap| gap.remedy.as_str()).collect();
+            remedies.dedup();
+            reasons.push(format!(
+                "this role may not see {} ({})",
+                what.join("; "),
+                remedies.join("; ")
+            ));
+        }
+        (!reasons.is_empty()).then(|| reasons.join("; "))
     }
 
     fn info(&self, session: &PgSession, large_objects: u64) -> DatabaseInfo {
@@ -576,17 +616,25 @@ impl Run<'_> {
         let catalog = &prepared.catalog;
         let range_blocks = self.open.source.options.range_blocks;
         let sums = lock(&self.sums);
+        let mut binary = lock(&self.binary).clone();
+        binary.sort_unstable();
+        let binary_parts = |position: usize| {
+            let of_table = binary.iter().filter(|(table, _)| *table == position);
+            of_table.map(|(_, part)| *part).collect()
+        };
         let tables = catalog
             .tables
             .iter()
             .zip(sums.iter())
-            .map(|(table, sum)| TableInfo {
+            .enumerate()
+            .map(|(position, (table, sum))| TableInfo {
                 schema: table.schema.clone(),
                 name: table.name.clone(),
                 columns: table.columns.clone(),
                 load_via: table.load_via.clone(),
                 filter: table.filter.clone(),
                 parts: parts::part_count(table, range_blocks),
+                binary_parts: binary_parts(position),
                 rows: sum.rows,
                 rows_digest: sum.hex(),
                 data_excluded: table.data_excluded,

@@ -1,0 +1,98 @@
+//! Rows whose text is too big for the server: they go in binary, from the server and back.
+
+use std::sync::Arc;
+
+use holdfast::source::postgres::Connector;
+use holdfast::target::postgres::script::{ExportOptions, write_script};
+use holdfast::target::postgres::{RestoreOptions, RestoreReport, RestoreTarget, restore_database};
+
+use crate::archive::Archive;
+use crate::pg_archive::MemoryArchive;
+use crate::pg_cluster::Cluster;
+use crate::pg_dump::{dump, dump_with, info, source};
+
+#[test]
+fn rows_that_are_too_big_for_text_are_copied_in_binary() {
+    // The first look of each session at the table fails as a huge bytea would.
+    let cluster = Cluster::start();
+    cluster.sql(
+        "postgres",
+        r#"CREATE TABLE t (a int, b bytea, c text, d timestamptz, e int[]);
+           INSERT INTO t VALUES (1, '\x00ff', 'é', '2026-01-01 12:00Z', '{1,2}'), (2, NULL, '', NULL, NULL);
+           CREATE TABLE odd (a regclass); INSERT INTO odd VALUES ('t');
+           CREATE FUNCTION once() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+             IF NOT EXISTS (SELECT 1 FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()) THEN
+               PERFORM pg_catalog.pg_advisory_lock_shared(7); RAISE EXCEPTION 'invalid memory alloc request size 1258291205';
+             END IF; RETURN true; END $$;
+           UPDATE pg_extension SET extconfig = ARRAY['t'::regclass::oid], extcondition = ARRAY['WHERE public.once()']"#,
+    );
+    let (outcome, archive) = dump(source(&cluster, "postgres", |_| {}));
+    assert_eq!((outcome.rows, outcome.incomplete), (3, None));
+    let info = info(&archive, "postgres");
+    let table = |name: &str| info.tables.iter().find(|table| table.name == name).unwrap();
+    assert_eq!(table("t").binary_parts, [0]);
+    assert!(table("odd").binary_parts.is_empty());
+    let (node, bytes) = &archive.files["databases/postgres/tables/public/t/000000"];
+    assert_eq!(node.table.as_ref().unwrap().format, 1);
+    assert!(bytes.starts_with(b"PGCOPY\n\xff\r\n\0") && bytes.ends_with(b"\xff\xff"));
+    // What was read is what a server reads back.
+    cluster.sql(
+        "postgres",
+        "UPDATE pg_extension SET extconfig = NULL, extcondition = NULL",
+    );
+    let report = restore(&cluster, &archive);
+    assert_eq!(report.rows, 3, "{report:#?}");
+    let rows = "SELECT string_agg(t::text, ';' ORDER BY a) FROM t";
+    assert_eq!(
+        cluster.session("postgres").simple_column(rows).unwrap(),
+        cluster.session("back").simple_column(rows).unwrap()
+    );
+
+    // What only the server reads back is not exported.
+    let memory = MemoryArchive::from_tree(&archive, "postgres");
+    let exported = write_script(&memory, &ExportOptions::default(), &mut |_bytes| Ok(()));
+    let error = exported.unwrap_err().to_string();
+    assert!(error.contains("public.t has rows"), "{error}");
+
+    // Numbers of a catalog do not go in binary.
+    cluster.sql(
+        "postgres",
+        "UPDATE pg_extension SET extconfig = ARRAY['odd'::regclass::oid], extcondition = ARRAY['WHERE public.once()']",
+    );
+    let (outcomes, _) = dump_with(&[source(&cluster, "postgres", |_| {})], 1, || {});
+    let error = outcomes[0].as_ref().unwrap_err().to_string();
+    assert!(
+        error.contains("table public.odd") && error.contains("cannot be copied in binary"),
+        "{error}"
+    );
+}
+
+#[test]
+#[ignore = "needs 4 GB of memory and a minute"]
+fn a_bytea_of_600_mib_is_copied_in_binary() {
+    let cluster = Cluster::start();
+    cluster.sql(
+        "postgres",
+        "CREATE TABLE t AS SELECT 1 AS a, decode(repeat('00ff7e', 600 * 1024 * 1024 / 3), 'hex') AS b",
+    );
+    let (outcome, archive) = dump(source(&cluster, "postgres", |_| {}));
+    assert_eq!(outcome.rows, 1);
+    assert_eq!(info(&archive, "postgres").tables[0].binary_parts, [0]);
+    let digest = "SELECT encode(sha256(b), 'hex') FROM t";
+    let before = cluster.session("postgres").simple_column(digest).unwrap();
+    let back = restore(&cluster, &archive);
+    assert!(back.is_complete(), "{back:#?}");
+    let after = cluster.session("back").simple_column(digest).unwrap();
+    assert_eq!(before, after);
+}
+
+/// Restores what was dumped into a new database of the same cluster.
+fn restore(cluster: &Cluster, tree: &Archive) -> RestoreReport {
+    let archive = MemoryArchive::from_tree(tree, "postgres");
+    let options = RestoreOptions {
+        check: Some(Arc::from([9; 192])),
+        ..RestoreOptions::default()
+    };
+    let target = RestoreTarget::with_name(Connector::new(cluster.settings("postgres")), "back");
+    restore_database(&target, &archive, &options).expect("restored")
+}
