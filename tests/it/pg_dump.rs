@@ -762,3 +762,32 @@ fn what_belongs_to_a_database_beside_its_tables_is_in_the_schema() {
         String::from_utf8_lossy(archive.bytes(&format!("clusters/{}/globals.sql", info.cluster)));
     assert!(globals.contains("ALTER ROLE r SET work_mem"), "{globals}");
 }
+
+#[test]
+fn an_older_pg_dump_is_noted() {
+    let cluster = Cluster::start();
+    cluster.sql("postgres", "CREATE TABLE t AS SELECT 1 AS a");
+    let server = cluster.session("postgres").version_num();
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("pg_dump");
+    let version = format!("{}.0", server / 10_000);
+    std::fs::write(
+        &script,
+        format!(
+            "#!/bin/sh\ncase \"$1\" in --version) echo 'pg_dump (PostgreSQL) {version}'; exit 0;; esac\nexec {} \"$@\"\n",
+            cluster.program("pg_dump").display()
+        ),
+    )
+    .unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let (outcome, archive) = dump(source(&cluster, "postgres", |options| {
+        options.tools.folder = Some(folder.path().to_owned())
+    }));
+    let older = format!("pg_dump {version} is of an older release");
+    assert!(
+        outcome.notes.iter().any(|note| note.starts_with(&older)),
+        "{:?}",
+        outcome.notes
+    );
+    assert_eq!(info(&archive, "postgres").pg_dump_version, version);
+}
