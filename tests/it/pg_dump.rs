@@ -713,3 +713,81 @@ fn rows_of_unlogged_tables_are_left_out_when_asked() {
         ["rows of table public.u (unlogged = \"schema\")"]
     );
 }
+
+#[test]
+fn what_belongs_to_a_database_beside_its_tables_is_in_the_schema() {
+    let cluster = Cluster::start_with(&ClusterOptions {
+        conf: vec!["wal_level = logical".to_owned()],
+        ..ClusterOptions::default()
+    });
+    cluster.sql(
+        "postgres",
+        "CREATE ROLE r; ALTER ROLE r SET work_mem = '7MB'; ALTER DATABASE postgres SET work_mem = '5MB'; \
+         ALTER ROLE r IN DATABASE postgres SET work_mem = '6MB'; \
+         CREATE TABLE t (a int); CREATE PUBLICATION pub FOR TABLE t; \
+         CREATE SUBSCRIPTION sub CONNECTION 'host=nowhere' PUBLICATION p WITH (connect = false); \
+         CREATE FUNCTION f() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'; CREATE EVENT TRIGGER e ON ddl_command_end EXECUTE FUNCTION f(); \
+         CREATE EXTENSION postgres_fdw; CREATE SERVER far FOREIGN DATA WRAPPER postgres_fdw; \
+         CREATE FOREIGN TABLE elsewhere (a int) SERVER far; CREATE USER MAPPING FOR r SERVER far OPTIONS (password 'p'); \
+         ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO r; CREATE STATISTICS st ON a, (a + 1) FROM t",
+    );
+    let (outcome, archive) = dump(source(&cluster, "postgres", |_| {}));
+    assert_eq!(
+        (outcome.tables, outcome.incomplete),
+        (1, None),
+        "a foreign table has no rows of its own"
+    );
+    let schema = String::from_utf8_lossy(archive.bytes("databases/postgres/schema.dump"));
+    for part in [
+        "ALTER DATABASE postgres SET work_mem",
+        "ALTER ROLE r IN DATABASE postgres SET work_mem",
+        "CREATE PUBLICATION pub",
+        "CREATE SUBSCRIPTION sub",
+        "CREATE EVENT TRIGGER e",
+        "CREATE FOREIGN TABLE public.elsewhere",
+        "CREATE USER MAPPING FOR r",
+        "ALTER DEFAULT PRIVILEGES",
+        "CREATE STATISTICS public.st",
+    ] {
+        assert!(schema.contains(part), "{part}");
+    }
+    let info = info(&archive, "postgres");
+    assert!(
+        info.extensions
+            .iter()
+            .any(|(name, version)| name == "postgres_fdw" && !version.is_empty())
+    );
+    assert!(info.server_version_num >= 100_000 && !info.pg_dump_version.is_empty());
+    let globals =
+        String::from_utf8_lossy(archive.bytes(&format!("clusters/{}/globals.sql", info.cluster)));
+    assert!(globals.contains("ALTER ROLE r SET work_mem"), "{globals}");
+}
+
+#[test]
+fn an_older_pg_dump_is_noted() {
+    let cluster = Cluster::start();
+    cluster.sql("postgres", "CREATE TABLE t AS SELECT 1 AS a");
+    let server = cluster.session("postgres").version_num();
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("pg_dump");
+    let version = format!("{}.0", server / 10_000);
+    std::fs::write(
+        &script,
+        format!(
+            "#!/bin/sh\ncase \"$1\" in --version) echo 'pg_dump (PostgreSQL) {version}'; exit 0;; esac\nexec {} \"$@\"\n",
+            cluster.program("pg_dump").display()
+        ),
+    )
+    .unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let (outcome, archive) = dump(source(&cluster, "postgres", |options| {
+        options.tools.folder = Some(folder.path().to_owned())
+    }));
+    let older = format!("pg_dump {version} is of an older release");
+    assert!(
+        outcome.notes.iter().any(|note| note.starts_with(&older)),
+        "{:?}",
+        outcome.notes
+    );
+    assert_eq!(info(&archive, "postgres").pg_dump_version, version);
+}

@@ -10,6 +10,7 @@ use holdfast::source::postgres::{ConnectOptions, Connector, PgError, RetryPolicy
 
 use crate::pg_cluster::{Cluster, free_port, quick, settings, signal};
 use crate::pg_dump::{dump_with, source, source_at};
+use crate::place::Place;
 
 /// A running pgbouncer before a cluster.
 struct Pooler {
@@ -122,6 +123,15 @@ fn a_pool_of_transactions_is_refused() {
             );
         }
         assert!(archive.files.is_empty());
+        let place = Place::new();
+        let site = place.path("site.toml");
+        let text = format!(
+            "[site]\nname = \"s\"\n[[database]]\nname = \"d\"\nconninfo = \"{}\"\n",
+            pooler.conninfo()
+        );
+        std::fs::write(&site, text).unwrap();
+        let checked = place.run(["site", "check", "--site", site.to_str().unwrap()]);
+        assert!(checked.stdout.contains("pool"), "{checked:#?}");
     }
 }
 

@@ -5,6 +5,7 @@ use holdfast::source::postgres::{Connector, rights};
 
 use crate::pg_cluster::{Cluster, ClusterOptions, quick, settings};
 use crate::pg_dump::{dump, dump_with, info, source, source_at};
+use crate::place::Place;
 
 /// A cluster with a role that may read tables, and with what such a role cannot see.
 fn cluster_with_secrets() -> Cluster {
@@ -193,4 +194,42 @@ fn large_objects_are_the_same_without_the_right_to_the_catalog() {
         objects
     };
     assert_eq!(content(&as_superuser), content(&as_reader));
+}
+
+#[test]
+fn the_program_says_what_is_missing_and_ends_with_3() {
+    let cluster = cluster_with_secrets();
+    cluster.sql(
+        "postgres",
+        "GRANT SELECT ON pg_catalog.pg_largeobject TO reader",
+    );
+    let place = Place::small();
+    let site = place.path("site.toml");
+    std::fs::write(
+        &site,
+        format!(
+            "[site]\nname = \"s\"\n[[database]]\nname = \"d\"\nconninfo = \"{}\"\n",
+            as_reader(&cluster)
+        ),
+    )
+    .unwrap();
+    let site = site.to_str().unwrap();
+    let checked = place.run(["site", "check", "--site", site]);
+    let backed_up = place.run(["backup", "--site", site]).expect(3);
+    for part in [
+        "passwords of roles",
+        "options of user mappings: other on far",
+        "subscriptions: sub",
+    ] {
+        assert!(checked.stdout.contains(part), "{part}: {}", checked.stdout);
+        let told = format!("{}{}", backed_up.stdout, backed_up.stderr);
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    assert!(
+        checked
+            .stdout
+            .contains("GRANT SELECT ON pg_catalog.pg_authid TO \"reader\""),
+        "{}",
+        checked.stdout
+    );
 }

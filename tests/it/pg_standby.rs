@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use holdfast::source::SourceError;
 use holdfast::source::postgres::{StopFlag, replay};
 
-use crate::pg_cluster::{Cluster, ClusterOptions};
+use crate::pg_cluster::{Cluster, ClusterOptions, signal};
 use crate::pg_dump::{dump_with, info, source};
+use crate::place::{Outcome, Place};
 
 /// Waits until a query on a server gives an answer.
 pub(crate) fn wait_for(cluster: &Cluster, sql: &str, expected: &str) {
@@ -255,4 +256,59 @@ fn a_pause_without_the_right_names_the_grant() {
     let (outcomes, _) = dump_with(&[open()], 1, || {});
     assert_eq!(outcomes[0].as_ref().unwrap().rows, 1000);
     assert!(!is_paused(&standby));
+}
+
+#[test]
+fn the_program_lets_replay_go_on_when_it_is_interrupted() {
+    let (_primary, standby) = impatient();
+    let major = standby
+        .session("postgres")
+        .simple_column("SELECT current_setting('server_version_num')::int / 10000")
+        .unwrap();
+    let folder = fake_pg_dump("exec sleep 60");
+    let script = fs::read_to_string(folder.path().join("pg_dump")).unwrap();
+    let version = format!("{}.99", major[0].as_deref().unwrap());
+    fs::write(
+        folder.path().join("pg_dump"),
+        script.replace("99.0", &version),
+    )
+    .unwrap();
+    let place = Place::small();
+    let site = place.path("site.toml");
+    fs::write(
+        &site,
+        format!(
+            "[site]\nname = \"s\"\n[[database]]\nname = \"d\"\nconninfo = \"{}\"\npause-replay = true\n",
+            standby.conninfo("postgres")
+        ),
+    )
+    .unwrap();
+    // Once it ends by itself, twice it ends at once.
+    for signals in [1, 2] {
+        let path = std::env::var("PATH").unwrap_or_default();
+        let child = place
+            .command(["backup", "--site", site.to_str().unwrap()])
+            .env("PATH", format!("{}:{path}", folder.path().display()))
+            .spawn()
+            .unwrap();
+        let begun = Instant::now();
+        while !is_paused(&standby) {
+            assert!(begun.elapsed() < Duration::from_secs(20));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        let begun = Instant::now();
+        for _ in 0..signals {
+            signal(child.id(), "INT");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let outcome = Outcome::of(child.wait_with_output().unwrap());
+        assert_eq!(outcome.code, Some(130), "{outcome:#?}");
+        assert!(
+            begun.elapsed() < Duration::from_secs(8),
+            "{:?}",
+            begun.elapsed()
+        );
+        assert!(!is_paused(&standby), "{outcome:#?}");
+    }
 }

@@ -34,7 +34,7 @@ fn connect(settings: &DatabaseSettings, environment: &Environment) -> Result<PgS
     }
     let options = ConnectOptions {
         retry: RetryPolicy::once(),
-        ..ConnectOptions::default()
+        ..ConnectOptions::dump()
     };
     Connector::new(resolved).connect(&options)
 }

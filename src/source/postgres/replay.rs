@@ -166,7 +166,11 @@ impl Drop for ReplayPause {
 
 /// Ends every pause of this process; for who ends at once. A server that does not answer is waited for a few seconds only.
 pub fn resume_all() {
-    let all = std::mem::take(&mut *PAUSED.lock().unwrap_or_else(PoisonError::into_inner));
+    // They stay in the list: whoever drops a pause meanwhile and ends the process must not find that somebody else is about to end it.
+    let all = PAUSED
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
     let (done, ended) = crossbeam_channel::bounded::<()>(0);
     for (_, connector) in all {
         let done = done.clone();
