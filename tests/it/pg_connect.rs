@@ -454,3 +454,17 @@ fn a_host_that_does_not_answer_is_given_up_in_time() {
         "{error}"
     );
 }
+
+#[test]
+fn an_encoding_without_a_way_to_utf8_names_the_way_out() {
+    let cluster = Cluster::start();
+    cluster.sql(
+        "postgres",
+        "CREATE DATABASE mule ENCODING 'MULE_INTERNAL' TEMPLATE template0",
+    );
+    let error = connect(&cluster.conninfo("mule")).unwrap_err().to_string();
+    assert!(
+        error.contains("MULE_INTERNAL") && error.contains("let pg_dump write"),
+        "{error}"
+    );
+}

@@ -94,3 +94,35 @@ fn held_locks_that_do_not_fit_are_refused_before_they_are_taken() {
         "{error}"
     );
 }
+
+#[test]
+fn a_definition_that_waits_before_pg_dump_is_let_through() {
+    let cluster = Cluster::start();
+    cluster.sql("postgres", "CREATE TABLE t AS SELECT 1 AS a");
+    // The first pg_dump finds an ALTER in the queue, which waits for the locks of the dump.
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("pg_dump");
+    std::fs::write(
+        &script,
+        format!(
+            "#!/bin/sh\ncase \"$1\" in --version) echo 'pg_dump (PostgreSQL) 99.0'; exit 0;; esac\n\
+             if mkdir {0}/once 2>/dev/null; then PGOPTIONS= {1} -Xq -c 'ALTER TABLE t ADD COLUMN b int' >/dev/null 2>&1 & sleep 1; fi\nexec {2} \"$@\"\n",
+            folder.path().display(),
+            cluster.program("psql").display(),
+            cluster.program("pg_dump").display()
+        ),
+    )
+    .unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let (outcomes, archive) = dump_with(
+        &[source(&cluster, "postgres", |options| {
+            options.locks = Locks::Hold;
+            options.tools.folder = Some(folder.path().to_owned());
+        })],
+        1,
+        || {},
+    );
+    let outcome = outcomes[0].as_ref().unwrap();
+    assert_eq!(outcome.rows, 1, "{outcome:?}");
+    assert_eq!(info(&archive, "postgres").tables[0].columns, ["a", "b"]);
+}

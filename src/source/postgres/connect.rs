@@ -542,6 +542,13 @@ impl Connector {
             if words.code == "28P01" {
                 attempt.advice = self.password_origin();
             }
+            if words.code == "0A000" && words.message.contains("conversion between") {
+                attempt.advice = Some(
+                    "databases whose encoding has no way to UTF-8, such as MULE_INTERNAL, cannot be reached; let pg_dump write \
+                     this one into a folder that is backed up"
+                        .to_owned(),
+                );
+            }
             // Such an answer may come from a rule for this kind of encryption only.
             let other_encryption = words.code == "28000";
             attempt.code = Some(words.code);

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::RecvTimeoutError;
 
 use super::error::{DumpError, local};
-use super::{DumpOptions, unreadable};
+use super::{DumpOptions, Locks, unreadable};
 use crate::error::Error;
 use crate::source::postgres::pgtools::ToolPlaces;
 use crate::source::postgres::{Connector, PgTool, StopFlag, find_tool, release_waves, replay};
@@ -107,6 +107,12 @@ pub(super) fn dump_schema(request: &SchemaRequest<'_>) -> Result<Output, DumpErr
                 output.notes.extend(older(&tool, request.version_num));
                 without_unreadable(&mut output, options.strip_pg_attver)?;
                 return Ok(output);
+            }
+            // An ALTER waits for the locks that we hold, and pg_dump behind it: nobody would ever move. Whoever begins again lets it through.
+            Err(words) if waits_for_a_lock(&words) && options.locks == Locks::Hold => {
+                return Err(DumpError::Restart(format!(
+                    "somebody waits behind the held locks, and pg_dump behind that: {words}"
+                )));
             }
             Err(words) if waits_for_a_lock(&words) && Instant::now() < deadline => {
                 tracing::debug!(%words, "pg_dump got no lock, trying again");
