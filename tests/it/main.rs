@@ -28,6 +28,7 @@ mod pg_pooler;
 mod pg_restore;
 mod pg_rights;
 mod pg_standby;
+mod pg_selection;
 mod pg_tls;
 mod place;
 mod round_trip;

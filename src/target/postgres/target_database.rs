@@ -1,11 +1,12 @@
 //! The target before the restore: what its cluster has, whether the database is there and empty; and creating it.
 //!
-//! Nothing that exists is ever dropped or restored over.
+//! Nothing that exists is dropped or restored over, unless it was asked for.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::RestoreError;
 use super::globals::ExistingGlobals;
+use super::sql::quote_identifier;
 use crate::source::postgres::{
     ConnInfo, ConnSettings, ConnectOptions, Connector, PgError, PgSession,
 };
@@ -182,4 +183,32 @@ fn counted(number: i64, what: &str) -> String {
         (1, what) => format!("1 {what}"),
         (number, what) => format!("{number} {what}s"),
     }
+}
+
+/// Drops a database; refused while others use it.
+pub(crate) fn drop_database(session: &mut PgSession, database: &str) -> Result<(), RestoreError> {
+    let name = String::from_utf8_lossy(&quote_identifier(database.as_bytes())).into_owned();
+    let dropped = session.batch_execute(&format!("DROP DATABASE {name}"));
+    dropped.map_err(|error| match error.server_error() {
+        Some(said) => RestoreError::Drop {
+            object: format!("database \"{database}\""),
+            reason: said.to_string(),
+        },
+        None => error.into(),
+    })
+}
+
+/// Tables, views and sequences of the database, as `schema.name`.
+pub(crate) fn existing_relations(session: &mut PgSession) -> Result<BTreeSet<String>, PgError> {
+    let names = session.simple_column(
+        "SELECT n.nspname || '.' || c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')",
+    )?;
+    Ok(names.into_iter().flatten().collect())
+}
+
+/// Schemas of the database.
+pub(crate) fn existing_schemas(session: &mut PgSession) -> Result<BTreeSet<String>, PgError> {
+    let names = session.simple_column("SELECT nspname FROM pg_catalog.pg_namespace")?;
+    Ok(names.into_iter().flatten().collect())
 }
