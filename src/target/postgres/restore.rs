@@ -379,6 +379,8 @@ impl Restore<'_> {
                 }
             }
         }
+        // A table takes its sequences along; what depends on one keeps it from going first.
+        statements.sort_by_key(|(_, sql)| sql.starts_with("DROP SEQUENCE"));
         if !statements.is_empty() {
             session.batch_execute("BEGIN")?;
             for (object, sql) in &statements {

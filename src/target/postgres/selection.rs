@@ -235,7 +235,9 @@ impl Selection {
     fn owned_by(&self, entry: &Entry) -> bool {
         let sql = entry.definition();
         let all = tokens(sql, true);
-        let by = all.windows(5).find(|w| w[0].is(sql, "OWNED") && w[1].is(sql, "BY"));
+        let by = all
+            .windows(5)
+            .find(|w| w[0].is(sql, "OWNED") && w[1].is(sql, "BY"));
         let names = by.and_then(|by| Some((by[2].identifier(sql)?, by[4].identifier(sql)?)));
         names.is_some_and(|(schema, table)| self.wants(&schema, &table))
     }
