@@ -34,8 +34,9 @@ use super::schedule::Schedule;
 use super::selection::{Selected, Selection, SelectionFailure};
 use super::sql::quote_identifier;
 use super::target_database::{
-    RestoreTarget, drop_database, existing_database, existing_globals, existing_relations,
-    existing_schemas, extension_versions, offered_extensions, require_empty,
+    RestoreTarget, drop_database, drop_if_exists, existing_database, existing_globals,
+    existing_relations, existing_schemas, extension_versions, offered_extensions, require_empty,
+    shown, some_of,
 };
 use super::toc::Toc;
 use crate::source::postgres::{ConnectOptions, Connector, PgSession};
@@ -729,41 +730,6 @@ impl Restore<'_> {
         self.recorder.report().check = Some(report);
         Ok(())
     }
-}
-
-fn shown((schema, name): &(Vec<u8>, Vec<u8>)) -> String {
-    let text = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
-    format!("{}.{}", text(schema), text(name))
-}
-
-/// The first few, and how many more.
-fn some_of(names: &[String]) -> String {
-    const SHOWN: usize = 5;
-    let shown = names
-        .iter()
-        .take(SHOWN)
-        .cloned()
-        .collect::<Vec<_>>()
-        .join(", ");
-    match names.len().saturating_sub(SHOWN) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
-    }
-}
-
-/// `DROP TABLE public.t;` of the archive for an object that may not be there; identities have no such statement.
-fn drop_if_exists(sql: &str) -> Option<String> {
-    const KINDS: [&str; 5] = [
-        "MATERIALIZED VIEW",
-        "FOREIGN TABLE",
-        "TABLE",
-        "VIEW",
-        "SEQUENCE",
-    ];
-    let rest = sql.strip_prefix("DROP ")?;
-    let kind = KINDS.iter().find(|kind| rest.starts_with(*kind))?;
-    let name = rest.strip_prefix(*kind)?;
-    Some(format!("DROP {kind} IF EXISTS{name}"))
 }
 
 /// The schedule, shared by workers, and whether one of them gave up.

@@ -614,7 +614,11 @@ fn other_name(own: &[u8], old: &[u8], new: &[u8], taken: &BTreeSet<&Vec<u8>>) ->
     let rest = own.strip_prefix(old).map(<[u8]>::to_vec);
     let rest = rest.unwrap_or_else(|| [b"_", own].concat());
     let cut = |text: &[u8], max: usize| match std::str::from_utf8(text) {
-        Ok(text) => text.as_bytes()[..text.floor_char_boundary(max)].to_vec(),
+        Ok(text) => {
+            let ends = (0..=max.min(text.len())).rev();
+            let end = ends.into_iter().find(|end| text.is_char_boundary(*end));
+            text.as_bytes()[..end.unwrap_or(0)].to_vec()
+        }
         Err(_not_utf8) => text[..max.min(text.len())].to_vec(),
     };
     let mut name = [new, &rest].concat();

@@ -212,3 +212,39 @@ pub(crate) fn existing_schemas(session: &mut PgSession) -> Result<BTreeSet<Strin
     let names = session.simple_column("SELECT nspname FROM pg_catalog.pg_namespace")?;
     Ok(names.into_iter().flatten().collect())
 }
+
+/// `schema.name` for people.
+pub(crate) fn shown((schema, name): &(Vec<u8>, Vec<u8>)) -> String {
+    let text = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
+    format!("{}.{}", text(schema), text(name))
+}
+
+/// The first few, and how many more.
+pub(crate) fn some_of(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let shown = names
+        .iter()
+        .take(SHOWN)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+/// `DROP TABLE public.t;` of the archive for an object that may not be there; identities have no such statement.
+pub(crate) fn drop_if_exists(sql: &str) -> Option<String> {
+    const KINDS: [&str; 5] = [
+        "MATERIALIZED VIEW",
+        "FOREIGN TABLE",
+        "TABLE",
+        "VIEW",
+        "SEQUENCE",
+    ];
+    let rest = sql.strip_prefix("DROP ")?;
+    let kind = KINDS.iter().find(|kind| rest.starts_with(*kind))?;
+    let name = rest.strip_prefix(*kind)?;
+    Some(format!("DROP {kind} IF EXISTS{name}"))
+}
