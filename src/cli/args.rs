@@ -466,7 +466,7 @@ pub(super) struct Restore {
     #[command(flatten)]
     pub(super) database: RestoreDatabase,
     /// Threads, or connections to the server [default: one for each core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
+    #[arg(long, visible_alias = "jobs", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(super) workers: Option<u32>,
 }
 
@@ -511,12 +511,79 @@ pub(super) struct RestoreDatabase {
     /// Everything goes to the default tablespace
     #[arg(long, requires = "into")]
     pub(super) no_tablespaces: bool,
-    /// Stop at the first thing that can't be restored
+    /// A tablespace gets another name, which must be there; may be given several times
+    #[arg(long, requires = "into", value_name = "OLD=NEW", value_parser = old_and_new, conflicts_with = "no_tablespaces")]
+    pub(super) tablespace_map: Vec<(String, String)>,
+    /// Do everything as this role
+    #[arg(long, requires = "into", value_name = "ROLE")]
+    pub(super) role: Option<String>,
+    /// Only what is in this schema (* and ? match); the database may hold other things
+    #[arg(long, requires = "into", value_name = "SCHEMA")]
+    pub(super) schema: Vec<String>,
+    /// Only this table, view or sequence and what belongs to it, as [SCHEMA.]NAME (* and ? match)
+    #[arg(long, requires = "into", value_name = "TABLE")]
+    pub(super) table: Vec<String>,
+    /// The one table of --table gets this name, beside the live one: its indexes, constraints and sequences get new names too
+    #[arg(
+        long = "as",
+        requires = "table",
+        value_name = "[SCHEMA.]NAME",
+        conflicts_with = "data_only"
+    )]
+    pub(super) rename: Option<String>,
+    /// Definitions, no rows
+    #[arg(long, requires = "into", conflicts_with = "data_only")]
+    pub(super) schema_only: bool,
+    /// Rows, into tables that are there and empty
     #[arg(long, requires = "into")]
+    pub(super) data_only: bool,
+    /// Drop what is there first: the database, or the chosen tables; with --data-only delete their rows
+    #[arg(long, requires = "into")]
+    pub(super) clean: bool,
+    /// The database must be new: an empty one that is there is not used
+    #[arg(long, requires = "into", conflicts_with_all = ["schema", "table", "data_only"])]
+    pub(super) create: bool,
+    /// Versions in which extensions are created
+    #[arg(long, value_enum, value_name = "WHICH", default_value_t = ExtensionVersions::Default, requires = "into")]
+    pub(super) extension_versions: ExtensionVersions,
+    /// No ANALYZE at the end
+    #[arg(long, requires = "into")]
+    pub(super) no_analyze: bool,
+    /// What to do when something can't be restored
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = OnErrorArg::Continue, requires = "into")]
+    pub(super) on_error: OnErrorArg,
+    /// The same as --on-error stop
+    #[arg(long, requires = "into", hide = true)]
     pub(super) stop_on_error: bool,
     /// Read all rows back and compare them with the archive
     #[arg(long, requires = "into")]
     pub(super) check: bool,
+}
+
+/// Reads `OLD=NEW`.
+fn old_and_new(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((old, new)) if !old.is_empty() && !new.is_empty() => {
+            Ok((old.to_owned(), new.to_owned()))
+        }
+        _ => Err("give it as OLD=NEW".into()),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum ExtensionVersions {
+    /// The target's own
+    Default,
+    /// Those that they had
+    Recorded,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum OnErrorArg {
+    /// Go on with the rest and report it
+    Continue,
+    /// Stop at the first
+    Stop,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

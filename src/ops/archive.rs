@@ -28,8 +28,8 @@ use crate::store::reader::ChunkReader;
 use crate::store::tree::{Chunks, Nodes, find, read_all};
 use crate::store::{Repository, StoreError};
 use crate::target::postgres::{
-    DatabaseArchive, Globals, LargeObjectPage, OnError, RestoreError, RestoreOptions,
-    RestoreReport, RestoreTarget, restore_database as restore_into,
+    DatabaseArchive, LargeObjectPage, RestoreError, RestoreOptions, RestoreReport, RestoreTarget,
+    restore_database as restore_into,
 };
 
 /// `database.json`, `schema.dump` and `globals.sql` are at most this long.
@@ -231,18 +231,8 @@ fn read_error(error: std::io::Error) -> Error {
 /// How a database is restored into a server.
 #[derive(Clone, Debug, Default)]
 pub struct DatabaseRestoreOptions {
-    /// Connections side by side.
-    pub jobs: usize,
-    /// Which roles and tablespaces are brought along.
-    pub globals: Globals,
-    /// Everything belongs to the connected role.
-    pub no_owner: bool,
-    /// No `GRANT` and `REVOKE`.
-    pub no_privileges: bool,
-    /// Everything goes to the default tablespace.
-    pub no_tablespaces: bool,
-    /// What to do when something cannot be restored.
-    pub on_error: OnError,
+    /// What of it, and how; its counters, its flag and its secret are set here.
+    pub restore: RestoreOptions,
     /// Read everything back and compare it with the archive.
     pub check: bool,
 }
@@ -302,15 +292,10 @@ pub fn restore_database(
         what: missing.action.to_owned(),
     })?;
     let options = RestoreOptions {
-        jobs: options.jobs,
-        globals: options.globals,
-        no_owner: options.no_owner,
-        no_privileges: options.no_privileges,
-        no_tablespaces: options.no_tablespaces,
-        on_error: options.on_error,
         check: options.check.then(|| secret.expose().as_slice().into()),
         stats: stats.clone(),
         interrupted: interrupt.flag(),
+        ..options.restore.clone()
     };
     let mut report = restore_into(target, &archive, &options).map_err(restore_error)?;
     // Damage that was met on the way to the archive counts beside that in it.

@@ -27,6 +27,7 @@ mod pg_hold;
 mod pg_pooler;
 mod pg_restore;
 mod pg_rights;
+mod pg_selection;
 mod pg_standby;
 mod pg_tls;
 mod place;

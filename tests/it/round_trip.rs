@@ -205,12 +205,12 @@ fn a_site_comes_back_whole() {
     for name in ["QSR", "Licenses"] {
         let into = RestoreTarget::with_name(Connector::new(other.settings("postgres")), name);
         let options = DatabaseRestoreOptions {
-            jobs: 2,
-            globals: Globals::Missing,
-            no_owner: false,
-            no_privileges: false,
-            no_tablespaces: false,
-            on_error: OnError::Stop,
+            restore: holdfast::target::postgres::RestoreOptions {
+                jobs: 2,
+                globals: Globals::Missing,
+                on_error: OnError::Stop,
+                ..holdfast::target::postgres::RestoreOptions::default()
+            },
             check: true,
         };
         let restored = restore_database(

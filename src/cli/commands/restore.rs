@@ -8,7 +8,10 @@ use holdfast::ops::restore::{RestoreOptions, RestoreSummary, Trouble, TroubleKin
 use holdfast::source::postgres::ConnInfo;
 use holdfast::stats::Stats;
 use holdfast::target::files::Ownership;
-use holdfast::target::postgres::{Globals, OnError, RestoreReport, RestoreTarget};
+use holdfast::target::postgres::{
+    Globals, OnError, Pattern, RestoreOptions as DatabaseOptions, RestoreReport, RestoreTarget,
+    Selection, SelectionError,
+};
 use serde_json::json;
 
 use super::{Context, code, summary};
@@ -74,18 +77,39 @@ fn files(context: &Context<'_>, args: &Restore, target: &Path) -> anyhow::Result
     Ok(code)
 }
 
-fn database(context: &Context<'_>, args: &Restore, into: &str) -> anyhow::Result<u8> {
-    let flags = &args.database;
-    if args.place.contains(':') {
-        return Err(Usage("a database is named by --database, not by a path".into()).into());
+/// A start option behind the user's own; backslashes protect what would split a value.
+fn start_option(own: &str, name: &str, value: &str) -> String {
+    let mut options = own.trim().to_owned();
+    if !options.is_empty() {
+        options.push(' ');
     }
-    let info = ConnInfo::parse(into)?;
-    let settings = info.resolve(&|name| std::env::var_os(name))?;
-    let target = RestoreTarget::new(&info, settings)?;
-    let name = flags.database.as_deref().unwrap_or(target.database());
-    let opened = context.repository()?;
+    options.push_str(&format!("-c {name}="));
+    for c in value.chars() {
+        if c.is_whitespace() || c == '\\' {
+            options.push('\\');
+        }
+        options.push(c);
+    }
+    options
+}
+
+/// What is restored of a database, as it was typed.
+fn restore_options(args: &Restore) -> anyhow::Result<DatabaseOptions> {
+    let flags = &args.database;
+    let patterns = |texts: &[String]| -> anyhow::Result<Vec<Pattern>> {
+        let parsed: Result<Vec<Pattern>, SelectionError> =
+            texts.iter().map(|text| Pattern::parse(text)).collect();
+        parsed.map_err(|error| Usage(error.to_string()).into())
+    };
+    let (schemas, tables) = (patterns(&flags.schema)?, patterns(&flags.table)?);
+    let rename = match (&flags.rename, tables.as_slice()) {
+        (None, _) => None,
+        (Some(to), [table]) => Some(new_name(to, table)?),
+        (Some(_), _) => return Err(Usage("--as needs exactly one --table".into()).into()),
+    };
+    let tablespaces = flags.tablespace_map.iter();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let options = DatabaseRestoreOptions {
+    Ok(DatabaseOptions {
         jobs: args
             .workers
             .and_then(|number| usize::try_from(number).ok())
@@ -98,12 +122,59 @@ fn database(context: &Context<'_>, args: &Restore, into: &str) -> anyhow::Result
         no_owner: flags.no_owner,
         no_privileges: flags.no_privileges,
         no_tablespaces: flags.no_tablespaces,
-        on_error: match flags.stop_on_error {
-            true => OnError::Stop,
-            false => OnError::Continue,
+        tablespaces: tablespaces
+            .map(|(old, new)| (old.clone().into_bytes(), new.clone().into_bytes()))
+            .collect(),
+        selection: Selection {
+            schemas,
+            tables,
+            rename,
+            schema_only: flags.schema_only,
+            data_only: flags.data_only,
         },
+        clean: flags.clean,
+        create: flags.create,
+        recorded_extensions: flags.extension_versions == args::ExtensionVersions::Recorded,
+        no_analyze: flags.no_analyze,
+        on_error: match flags.on_error {
+            _ if flags.stop_on_error => OnError::Stop,
+            args::OnErrorArg::Stop => OnError::Stop,
+            args::OnErrorArg::Continue => OnError::Continue,
+        },
+        ..DatabaseOptions::default()
+    })
+}
+
+/// The schema and name of --as; the schema of --table where it names none.
+fn new_name(to: &str, table: &Pattern) -> anyhow::Result<(String, String)> {
+    let wrong = |text: &str| -> anyhow::Error { Usage(text.into()).into() };
+    let to = Pattern::parse(to).map_err(|error| wrong(&error.to_string()))?;
+    let (schema, name) = to
+        .exact()
+        .ok_or_else(|| wrong("--as is a name, without * and ?"))?;
+    let of_table = table.exact().and_then(|(schema, _)| schema);
+    let schema = schema.or(of_table);
+    let schema = schema.ok_or_else(|| wrong("--as needs a schema, because --table has none"))?;
+    Ok((schema, name))
+}
+
+fn database(context: &Context<'_>, args: &Restore, into: &str) -> anyhow::Result<u8> {
+    let flags = &args.database;
+    if args.place.contains(':') {
+        return Err(Usage("a database is named by --database, not by a path".into()).into());
+    }
+    let info = ConnInfo::parse(into)?;
+    let mut settings = info.resolve(&|name| std::env::var_os(name))?;
+    if let Some(role) = &flags.role {
+        settings.options = start_option(&settings.options, "role", role);
+    }
+    let target = RestoreTarget::new(&info, settings)?;
+    let name = flags.database.as_deref().unwrap_or(target.database());
+    let options = DatabaseRestoreOptions {
+        restore: restore_options(args)?,
         check: flags.check,
     };
+    let opened = context.repository()?;
     let stats = Arc::new(Stats::default());
     let interrupt = context.interrupt();
     let output = Mutex::new(Output::new(context.global.json));

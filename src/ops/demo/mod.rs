@@ -503,7 +503,10 @@ impl Stage<'_> {
         let begun = Instant::now();
         let target = elsewhere.target(name)?;
         let options = DatabaseRestoreOptions {
-            jobs: std::thread::available_parallelism().map_or(2, usize::from),
+            restore: crate::target::postgres::RestoreOptions {
+                jobs: std::thread::available_parallelism().map_or(2, usize::from),
+                ..crate::target::postgres::RestoreOptions::default()
+            },
             ..DatabaseRestoreOptions::default()
         };
         let troubles = Mutex::new(Vec::new());

@@ -37,6 +37,30 @@ pub enum RestoreError {
         /// What it holds.
         holds: String,
     },
+    /// What was chosen does not fit the archive.
+    #[error(transparent)]
+    Selection(#[from] super::selection::SelectionError),
+    /// Rows alone, or a part of a database, need something that is not there.
+    #[error("{0}")]
+    Unfit(String),
+    /// Chosen objects are there already.
+    #[error(
+        "database \"{database}\" already has {objects}; restore a table under another name with --as, or drop what is there with --clean"
+    )]
+    Exists {
+        /// The database.
+        database: String,
+        /// What is there.
+        objects: String,
+    },
+    /// What shall be replaced can't be dropped.
+    #[error("{object} can't be dropped, nothing was changed: {reason}")]
+    Drop {
+        /// The object.
+        object: String,
+        /// The server's reason.
+        reason: String,
+    },
     /// An empty database is there that cannot hold the archived one.
     #[error(
         "database \"{database}\" exists with encoding {has}, the archived one has {wanted}; drop it, so that it is created as it was"

@@ -8,15 +8,18 @@
 //! | [`archive`] | what a restore reads |
 //! | [`toc`] | the table of contents of `pg_dump`'s archives, read and written |
 //! | [`plan`], [`schedule`] | which statements, in which order; pure |
+//! | [`selection`] | a part of a database, or a table under another name; pure |
 //! | [`globals`] | which roles and tablespaces; pure |
 //! | `sql` | where strings and names begin and end in a statement; pure |
 //! | [`target_database`] | the target before: what is there, whether it is empty |
 //! | `ddl`, `data`, `large_objects` | the three kinds of things that are restored |
 //! | [`restore`] | all of it, from globals to the comparison |
 //! | [`script`], [`directory`] | the same for `psql` and for `pg_restore`, without a server |
+//! | `analyze` | statistics of what was restored |
 //! | [`check`] | reads rows back and compares |
 //! | [`report`] | what could not be restored, and why |
 
+pub(crate) mod analyze;
 pub mod archive;
 pub mod check;
 pub(crate) mod data;
@@ -30,6 +33,7 @@ pub mod report;
 pub mod restore;
 pub mod schedule;
 pub mod script;
+pub mod selection;
 pub(crate) mod sql;
 pub mod target_database;
 pub mod toc;
@@ -41,4 +45,5 @@ pub use globals::Globals;
 pub use report::{OnError, RestoreReport};
 pub use restore::{RestoreOptions, restore_database};
 pub use script::{ExportError, ExportOptions, ExportedDatabase, write_script};
+pub use selection::{Pattern, Selection, SelectionError};
 pub use target_database::RestoreTarget;

@@ -12,13 +12,13 @@
 //! Invariants: (1) every entry of the archive lands in exactly one list (`every_entry_is_planned_once`); (2) an entry never comes before one that it
 //! depends on within its pass (`dependencies_come_first`).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use thiserror::Error;
 
 use super::sql::{
-    database_tablespace, quote_identifier, quote_literal, rename_database, roles_after, statements,
-    tokens, without_internal_option,
+    database_tablespace, map_tablespace, quote_identifier, quote_literal, rename_database,
+    roles_after, statements, tokens, without_internal_option,
 };
 use super::toc::{Entry, RELKIND_PARTITIONED, Section, Toc};
 
@@ -42,6 +42,10 @@ pub struct PlanOptions {
     pub no_privileges: bool,
     /// Everything goes to the default tablespace.
     pub no_tablespaces: bool,
+    /// New names of tablespaces by old ones.
+    pub tablespaces: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Versions that extensions are created in; those that are not named get the target's own.
+    pub extension_versions: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 /// How `pg_dump` wrote its statements; a session that executes them must agree.
@@ -177,6 +181,10 @@ impl Plan {
                 Pass::Session => {}
                 Pass::Data => plan.not_planned.push(step.label),
                 Pass::Database => {
+                    if let Some(statement) = step.statements.first_mut() {
+                        let map = &options.tablespaces;
+                        statement.sql = map_tablespace(&statement.sql, map, standard);
+                    }
                     plan.database_tablespace = step
                         .statements
                         .first()
@@ -381,9 +389,12 @@ fn step(entry: &Entry, options: &PlanOptions) -> Step {
     let table_am = entry.table_am.clone().filter(|am| !am.is_empty());
     let mut statements = Vec::new();
     if !is_only_comment(entry.definition()) {
+        let version = (entry.kind() == b"EXTENSION")
+            .then(|| options.extension_versions.get(entry.tag()))
+            .flatten();
         statements.push(Statement {
             kind: StatementKind::Definition,
-            sql: entry.definition().to_vec(),
+            sql: with_version(entry.definition(), version),
         });
     }
     if let Some(am) = table_am.as_deref().filter(|_| partitioned) {
@@ -402,13 +413,27 @@ fn step(entry: &Entry, options: &PlanOptions) -> Step {
         id: entry.id,
         kind: entry.kind().to_vec(),
         label: entry.label(),
-        tablespace: entry.tablespace.clone().filter(|_| !options.no_tablespaces),
+        tablespace: entry
+            .tablespace
+            .as_ref()
+            .filter(|_| !options.no_tablespaces)
+            .map(|name| options.tablespaces.get(name).unwrap_or(name).clone()),
         table_am: table_am.filter(|_| !partitioned),
         statements,
         dependencies: entry.dependencies.clone(),
         locks: Vec::new(),
         about_database: is_about_database(entry),
     }
+}
+
+/// `CREATE EXTENSION` with the version that it had.
+fn with_version(definition: &[u8], version: Option<&Vec<u8>>) -> Vec<u8> {
+    let Some(version) = version else {
+        return definition.to_vec();
+    };
+    let definition = definition.trim_ascii_end();
+    let definition = definition.strip_suffix(b";").unwrap_or(definition);
+    [definition, b" VERSION ", &quote_literal(version), b";\n"].concat()
 }
 
 /// `SCHEMA public` may say that it is not created; it still has an owner.
@@ -634,7 +659,7 @@ pub(crate) mod tests {
             no_owner: true,
             no_privileges: true,
             no_tablespaces: true,
-            database: None,
+            ..PlanOptions::default()
         });
         assert!(plan.privileges.is_empty());
         assert!(plan.steps().all(|s| s.tablespace.is_none()

@@ -10,14 +10,16 @@
 //!
 //! Threads: called from one thread, blocks until the end; opens up to `jobs` + 1 connections.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
 
+use super::analyze::analyze;
 use super::archive::DatabaseArchive;
 use super::check::Check;
+use super::data::qualified;
 use super::data::{Load, LoadedViaRoot, set_sequences};
 use super::ddl::{DdlSession, DdlSettings, statement_text};
 use super::error::RestoreError;
@@ -29,9 +31,12 @@ use super::large_objects;
 use super::plan::{Plan, PlanOptions, Step};
 use super::report::{OnError, Phase, Recorder, RestoreReport, is_damage};
 use super::schedule::Schedule;
+use super::selection::{Selected, Selection, SelectionFailure};
+use super::sql::quote_identifier;
 use super::target_database::{
-    RestoreTarget, existing_database, existing_globals, extension_versions, offered_extensions,
-    require_empty,
+    RestoreTarget, drop_database, drop_if_exists, existing_database, existing_globals,
+    existing_relations, existing_schemas, extension_versions, offered_extensions, require_empty,
+    shown, some_of,
 };
 use super::toc::Toc;
 use crate::source::postgres::{ConnectOptions, Connector, PgSession};
@@ -50,6 +55,18 @@ pub struct RestoreOptions {
     pub no_privileges: bool,
     /// Everything goes to the default tablespace.
     pub no_tablespaces: bool,
+    /// Names that tablespaces get instead of their own.
+    pub tablespaces: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// What of the database; everything by default.
+    pub selection: Selection,
+    /// Drop what is there: the whole database, or the chosen tables, views and sequences; with rows alone, delete the rows that are there.
+    pub clean: bool,
+    /// The database must be a new one: an empty one that is there is not used.
+    pub create: bool,
+    /// Create extensions in the versions that they had.
+    pub recorded_extensions: bool,
+    /// Leave out `ANALYZE` at the end.
+    pub no_analyze: bool,
     /// What to do when something cannot be restored.
     pub on_error: OnError,
     /// Compare what was restored; the secret of the row digests, at least 192 bytes.
@@ -75,13 +92,7 @@ pub fn restore_database(
         ..RestoreReport::default()
     };
     let recorder = Recorder::new(report, options.on_error, Arc::clone(&options.interrupted));
-    let ended = Restore {
-        target,
-        archive,
-        options,
-        recorder: &recorder,
-    }
-    .run();
+    let ended = restore(target, archive, options, &recorder);
     let mut report = recorder.into_report();
     match ended {
         Ok(()) => {}
@@ -92,25 +103,60 @@ pub fn restore_database(
     Ok(report)
 }
 
+/// Chooses, and restores what was chosen.
+fn restore(
+    target: &RestoreTarget,
+    archive: &dyn DatabaseArchive,
+    options: &RestoreOptions,
+    recorder: &Recorder,
+) -> Result<(), RestoreError> {
+    let toc = Toc::parse(&archive.schema_dump().map_err(RestoreError::Archive)?)?;
+    let selected = options
+        .selection
+        .apply(toc)
+        .map_err(|failure| match failure {
+            SelectionFailure::Selection(error) => RestoreError::Selection(error),
+            SelectionFailure::Plan(error) => RestoreError::Plan(error),
+        })?;
+    for object in &selected.left_out {
+        recorder.note(format!(
+            "{object} belongs to what was chosen and does not come along"
+        ));
+    }
+    Restore {
+        target,
+        archive: &selected.archive(archive, &options.selection),
+        selected: &selected,
+        options,
+        recorder,
+    }
+    .run()
+}
+
 struct Restore<'a> {
     target: &'a RestoreTarget,
     archive: &'a dyn DatabaseArchive,
+    selected: &'a Selected,
     options: &'a RestoreOptions,
     recorder: &'a Recorder,
 }
 
 impl Restore<'_> {
     fn run(&self) -> Result<(), RestoreError> {
-        let toc = Toc::parse(&self.archive.schema_dump().map_err(RestoreError::Archive)?)?;
-        let plan = self.plan(&toc)?;
-        drop(toc);
+        let mut plan = self.plan(&self.selected.toc)?;
         let mut maintenance = self.target.maintenance()?;
         self.note_versions(&maintenance);
         let connector = self.target.connector(&maintenance);
-        let exists = self.look_at_database(&mut maintenance, &connector)?;
+        let exists = self.look_at_database(&mut maintenance, &connector, &mut plan)?;
+        if exists && (self.options.selection.is_partial() || self.options.selection.data_only) {
+            // The database is somebody's: its owner stays.
+            plan.database.clear();
+        }
         let existing = existing_globals(&mut maintenance)?;
         let globals = self.globals(&existing)?;
-        self.note_extensions(&mut maintenance)?;
+        if self.options.selection.is_all() {
+            self.note_extensions(&mut maintenance)?;
+        }
         self.note_missing(&plan, &existing, &globals)?;
 
         self.apply_globals(&mut maintenance, &globals)?;
@@ -120,24 +166,42 @@ impl Restore<'_> {
         drop(maintenance);
 
         let mut session = DdlSession::open(&connector, &settings)?;
+        self.make_room(session.session(), exists)?;
         self.serial(&mut session, &plan.pre_data, Phase::PreData)?;
-        self.compare_extensions(session.session())?;
+        if self.options.selection.is_all() {
+            self.compare_extensions(session.session())?;
+        }
         let via_root = self.data(&connector)?;
         self.post_data(&connector, &settings, &plan.post_data)?;
         session.session().ping()?;
         self.serial(&mut session, &plan.privileges, Phase::Privileges)?;
         self.serial(&mut session, &plan.last, Phase::Last)?;
+        if !self.options.no_analyze && !self.options.selection.schema_only {
+            analyze(
+                &connector,
+                self.archive.description(),
+                &self.options.selection,
+                self.options.jobs,
+                self.recorder,
+            )?;
+        }
         self.check(&connector, &via_root)
     }
 
     fn plan(&self, toc: &Toc) -> Result<Plan, RestoreError> {
+        let versions = self.archive.description().extensions.iter();
+        let versions = versions.filter(|_| self.options.recorded_extensions);
         let options = PlanOptions {
             database: Some(self.target.database().as_bytes().to_vec()),
             no_owner: self.options.no_owner,
             no_privileges: self.options.no_privileges,
             no_tablespaces: self.options.no_tablespaces,
+            tablespaces: self.options.tablespaces.clone(),
+            extension_versions: versions
+                .map(|(name, version)| (name.clone().into_bytes(), version.clone().into_bytes()))
+                .collect(),
         };
-        let plan = Plan::new(toc, &options)?;
+        let mut plan = Plan::new(toc, &options)?;
         for table in &plan.changed {
             self.recorder.note(format!(
                 "{table}: the column option pg_attver of the source's minor release was left out"
@@ -145,6 +209,16 @@ impl Restore<'_> {
         }
         for entry in &plan.not_planned {
             self.recorder.note(format!("{entry} of schema.dump was not used: rows, sequences and large objects come from the archive itself"));
+        }
+        if self.options.selection.data_only {
+            for steps in [
+                &mut plan.pre_data,
+                &mut plan.post_data,
+                &mut plan.privileges,
+                &mut plan.last,
+            ] {
+                steps.clear();
+            }
         }
         Ok(plan)
     }
@@ -168,15 +242,45 @@ impl Restore<'_> {
         &self,
         maintenance: &mut PgSession,
         connector: &Connector,
+        plan: &mut Plan,
     ) -> Result<bool, RestoreError> {
         let database = self.target.database();
+        let selection = &self.options.selection;
         let Some(existing) = existing_database(maintenance, database)? else {
+            if selection.data_only {
+                return Err(RestoreError::Unfit(format!(
+                    "there is no database \"{database}\" with tables that rows alone could go into"
+                )));
+            }
             return Ok(false);
         };
+        if self.options.create && !self.options.clean {
+            return Err(RestoreError::Unfit(format!(
+                "database \"{database}\" is there already, and --create asks for a new one; add --clean to drop it first"
+            )));
+        }
+        let whole = !selection.is_partial() && !selection.data_only;
+        if whole && self.options.clean {
+            drop_database(maintenance, database)?;
+            self.recorder
+                .note(format!("database \"{database}\" was there and was dropped"));
+            return Ok(false);
+        }
         let mut session = connector.connect(&ConnectOptions::restore())?;
-        require_empty(&mut session, database)?;
+        if whole {
+            require_empty(&mut session, database)?;
+        } else {
+            self.look_at_objects(&mut session, plan)?;
+        }
         let info = self.archive.description();
         if existing.encoding != info.encoding {
+            if !whole {
+                self.recorder.note(format!(
+                    "the database has encoding {}, the archived one had {}",
+                    existing.encoding, info.encoding
+                ));
+                return Ok(true);
+            }
             return Err(RestoreError::Encoding {
                 database: database.to_owned(),
                 has: existing.encoding,
@@ -192,12 +296,138 @@ impl Restore<'_> {
         Ok(true)
     }
 
+    /// What is restored into a database that is used: what it makes must not be there, what it fills must be.
+    fn look_at_objects(
+        &self,
+        session: &mut PgSession,
+        plan: &mut Plan,
+    ) -> Result<(), RestoreError> {
+        let database = self.target.database().to_owned();
+        if self.options.selection.data_only {
+            return self.look_at_tables(session);
+        }
+        let there = existing_relations(session)?;
+        let objects: Vec<String> = self
+            .selected
+            .relations
+            .iter()
+            .map(|(name, _)| shown(name))
+            .filter(|name| there.contains(name))
+            .collect();
+        if !objects.is_empty() && !self.options.clean {
+            return Err(RestoreError::Exists {
+                database,
+                objects: some_of(&objects),
+            });
+        }
+        // A schema that is there stays as it is.
+        let schemas = existing_schemas(session)?;
+        plan.pre_data.retain(|step| {
+            let name = step.label.strip_prefix("SCHEMA ");
+            step.kind != b"SCHEMA" || name.is_none_or(|name| !schemas.contains(name))
+        });
+        Ok(())
+    }
+
+    fn look_at_tables(&self, session: &mut PgSession) -> Result<(), RestoreError> {
+        let (mut absent, mut filled) = (Vec::new(), Vec::new());
+        let there = existing_relations(session)?;
+        for table in &self.archive.description().tables {
+            let name = format!("{}.{}", table.schema, table.name);
+            if !there.contains(&name) {
+                absent.push(name);
+            } else if !self.options.clean {
+                let sql = format!(
+                    "SELECT EXISTS (SELECT FROM ONLY {})",
+                    qualified(&table.schema, &table.name)
+                );
+                if session.query_one(&sql, &[])?.get(0) {
+                    filled.push(name);
+                }
+            }
+        }
+        if !absent.is_empty() {
+            return Err(RestoreError::Unfit(format!(
+                "rows alone need their tables, and these are not there: {}",
+                some_of(&absent)
+            )));
+        }
+        if !filled.is_empty() {
+            return Err(RestoreError::Unfit(format!(
+                "these tables hold rows already: {}; --clean deletes them first",
+                some_of(&filled)
+            )));
+        }
+        Ok(())
+    }
+
+    /// Drops what shall be replaced, all or nothing, and makes the schemas of what was chosen.
+    fn make_room(&self, session: &mut PgSession, exists: bool) -> Result<(), RestoreError> {
+        let selection = &self.options.selection;
+        let mut statements = Vec::new();
+        if exists && self.options.clean && selection.data_only {
+            let tables = self.archive.description().tables.iter();
+            let names: Vec<String> = tables.map(|t| qualified(&t.schema, &t.name)).collect();
+            if !names.is_empty() {
+                let shown = "rows of the chosen tables".to_owned();
+                statements.push((shown, format!("TRUNCATE ONLY {}", names.join(", ONLY "))));
+            }
+        } else if exists && self.options.clean && selection.is_partial() {
+            for (name, sql) in self.selected.relations.iter().rev() {
+                let sql = String::from_utf8_lossy(sql).into_owned();
+                if let Some(sql) = drop_if_exists(&sql) {
+                    statements.push((shown(name), sql));
+                }
+            }
+        }
+        // A table takes its sequences along; what depends on one keeps it from going first.
+        statements.sort_by_key(|(_, sql)| sql.starts_with("DROP SEQUENCE"));
+        if !statements.is_empty() {
+            session.batch_execute("BEGIN")?;
+            for (object, sql) in &statements {
+                if let Err(error) = session.batch_execute(sql) {
+                    let reason = error
+                        .server_error()
+                        .map_or_else(|| error.to_string(), ToString::to_string);
+                    session.batch_execute("ROLLBACK")?;
+                    return Err(RestoreError::Drop {
+                        object: object.clone(),
+                        reason,
+                    });
+                }
+            }
+            session.batch_execute("COMMIT")?;
+        }
+        if selection.is_partial() && !selection.data_only && !selection.tables.is_empty() {
+            let there = existing_schemas(session)?;
+            for schema in &self.selected.schemas {
+                let name = String::from_utf8_lossy(schema).into_owned();
+                if !there.contains(&name) {
+                    let quoted = String::from_utf8_lossy(&quote_identifier(schema)).into_owned();
+                    session.batch_execute(&format!("CREATE SCHEMA {quoted}"))?;
+                    self.recorder.note(format!("schema {name} was created"));
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn globals(&self, existing: &ExistingGlobals) -> Result<Vec<GlobalStatement>, RestoreError> {
-        if self.options.globals == Globals::None {
+        if self.options.globals == Globals::None || self.options.selection.data_only {
             return Ok(Vec::new());
         }
         match self.archive.globals().map_err(RestoreError::Archive)? {
-            Some(script) => Ok(select_globals(&script, existing, self.options.globals)),
+            Some(script) => {
+                let mut globals = select_globals(&script, existing, self.options.globals);
+                // What stands for a mapped tablespace is the target's own.
+                globals.retain(|statement| match &statement.subject {
+                    GlobalSubject::CreateTablespace(name) | GlobalSubject::Tablespace(name) => {
+                        !self.options.tablespaces.contains_key(name)
+                    }
+                    _ => true,
+                });
+                Ok(globals)
+            }
             None => {
                 self.recorder
                     .note("the archive has no roles and tablespaces of the cluster");
@@ -494,6 +724,7 @@ impl Restore<'_> {
             secret,
             via_root,
             jobs: self.options.jobs,
+            partial: !self.options.selection.is_all(),
         };
         let report = check.run()?;
         self.recorder.report().check = Some(report);

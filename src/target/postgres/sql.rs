@@ -284,6 +284,33 @@ pub(crate) fn database_tablespace(
     Some((name, without))
 }
 
+/// A `CREATE DATABASE` statement whose tablespace has another name.
+pub(crate) fn map_tablespace(
+    sql: &[u8],
+    names: &std::collections::BTreeMap<Vec<u8>, Vec<u8>>,
+    standard_strings: bool,
+) -> Vec<u8> {
+    let tokens = tokens(sql, standard_strings);
+    let clause = tokens
+        .windows(3)
+        .find(|w| w[0].is(sql, "TABLESPACE") && w[1].kind == TokenKind::Symbol(b'='));
+    let name = clause.and_then(|clause| {
+        Some((
+            clause[2].range.clone(),
+            names.get(&clause[2].identifier(sql)?)?,
+        ))
+    });
+    match name {
+        None => sql.to_vec(),
+        Some((range, new)) => [
+            &sql[..range.start],
+            &quote_identifier(new),
+            &sql[range.end..],
+        ]
+        .concat(),
+    }
+}
+
 /// Roles that an ACL, a policy or a setting names after one of these key words; `PUBLIC` and its like are no roles.
 pub(crate) fn roles_after(sql: &[u8], keywords: &[&str], standard_strings: bool) -> Vec<Vec<u8>> {
     const NO_ROLES: [&str; 7] = [

@@ -1,11 +1,12 @@
 //! The target before the restore: what its cluster has, whether the database is there and empty; and creating it.
 //!
-//! Nothing that exists is ever dropped or restored over.
+//! Nothing that exists is dropped or restored over, unless it was asked for.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::RestoreError;
 use super::globals::ExistingGlobals;
+use super::sql::quote_identifier;
 use crate::source::postgres::{
     ConnInfo, ConnSettings, ConnectOptions, Connector, PgError, PgSession,
 };
@@ -182,4 +183,68 @@ fn counted(number: i64, what: &str) -> String {
         (1, what) => format!("1 {what}"),
         (number, what) => format!("{number} {what}s"),
     }
+}
+
+/// Drops a database; refused while others use it.
+pub(crate) fn drop_database(session: &mut PgSession, database: &str) -> Result<(), RestoreError> {
+    let name = String::from_utf8_lossy(&quote_identifier(database.as_bytes())).into_owned();
+    let dropped = session.batch_execute(&format!("DROP DATABASE {name}"));
+    dropped.map_err(|error| match error.server_error() {
+        Some(said) => RestoreError::Drop {
+            object: format!("database \"{database}\""),
+            reason: said.to_string(),
+        },
+        None => error.into(),
+    })
+}
+
+/// Tables, views and sequences of the database, as `schema.name`.
+pub(crate) fn existing_relations(session: &mut PgSession) -> Result<BTreeSet<String>, PgError> {
+    let names = session.simple_column(
+        "SELECT n.nspname || '.' || c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')",
+    )?;
+    Ok(names.into_iter().flatten().collect())
+}
+
+/// Schemas of the database.
+pub(crate) fn existing_schemas(session: &mut PgSession) -> Result<BTreeSet<String>, PgError> {
+    let names = session.simple_column("SELECT nspname FROM pg_catalog.pg_namespace")?;
+    Ok(names.into_iter().flatten().collect())
+}
+
+/// `schema.name` for people.
+pub(crate) fn shown((schema, name): &(Vec<u8>, Vec<u8>)) -> String {
+    let text = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
+    format!("{}.{}", text(schema), text(name))
+}
+
+/// The first few, and how many more.
+pub(crate) fn some_of(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let shown = names
+        .iter()
+        .take(SHOWN)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+/// `DROP TABLE public.t;` of the archive for an object that may not be there; identities have no such statement.
+pub(crate) fn drop_if_exists(sql: &str) -> Option<String> {
+    const KINDS: [&str; 5] = [
+        "MATERIALIZED VIEW",
+        "FOREIGN TABLE",
+        "TABLE",
+        "VIEW",
+        "SEQUENCE",
+    ];
+    let rest = sql.strip_prefix("DROP ")?;
+    let kind = KINDS.iter().find(|kind| rest.starts_with(*kind))?;
+    let name = rest.strip_prefix(*kind)?;
+    Some(format!("DROP {kind} IF EXISTS{name}"))
 }
