@@ -6,7 +6,9 @@
 #
 # FOLDER holds nasty.sql, install-nasty-ext.sh and check-roundtrip.sh (SOURCE-CONNINFO TARGET-CONNINFO: prints what differs). nasty.sql makes the
 # databases nasty, nasty_latin1 and nasty_ascii. Runs as root, with PostgreSQL's programs in BIN (default: the newest of Debian's) and the program
-# in HOLDFAST (default target/release/holdfast). Ends with status 1 if one of our ways differs from the source where `pg_dump | psql` does not.
+# in HOLDFAST (default target/release/holdfast). Instead of clusters of its own it takes those at SOURCE and TARGET (connection strings without dbname,
+# of servers whose sharedir is SOURCE_SHARE and TARGET_SHARE), of any versions: BIN is then the newer one's, and the databases of nasty.sql there are
+# dropped. Ends with status 1 if one of our ways differs from the source where `pg_dump | psql` does not.
 set -euo pipefail
 
 nasty=$(cd "${1:?usage: nasty.sh FOLDER [DATABASE…]}" && pwd)
@@ -27,7 +29,7 @@ stop() {
 }
 trap stop EXIT
 chmod 755 "$work"
-for cluster in a b; do
+[[ -n ${SOURCE:-} ]] || for cluster in a b; do
     mkdir -p "$work/sock-$cluster" "$work/ts-$cluster"
     chown postgres "$work" "$work/sock-$cluster" "$work/ts-$cluster"
     server "$bin/initdb" -D "$work/$cluster" -U postgres -E UTF8 --locale=C.UTF-8 -A trust >/dev/null
@@ -35,13 +37,20 @@ for cluster in a b; do
         'max_prepared_transactions = 8' 'max_locks_per_transaction = 256' >>"$work/$cluster/postgresql.conf"
     server "$bin/pg_ctl" -D "$work/$cluster" -l "$work/$cluster.log" -w start >/dev/null
 done
-bash "$nasty/install-nasty-ext.sh" "$bin/pg_config"
-a() { echo "host=$work/sock-a user=postgres dbname=$1"; }
-b() { echo "host=$work/sock-b user=postgres dbname=$1"; }
-psql -Xqd "$(a postgres)" -v tsdir="$work/ts-a" -f "$nasty/nasty.sql" >"$work/nasty.log" 2>&1 || { tail "$work/nasty.log"; exit 1; }
+source=${SOURCE:-host=$work/sock-a user=postgres}
+target=${TARGET:-host=$work/sock-b user=postgres}
+[[ $source != "$target" ]] || { echo 'SOURCE and TARGET are the same' >&2; exit 2; }
+for share in "${SOURCE_SHARE:-$bin/pg_config}" "${TARGET_SHARE:-}"; do
+    [[ -z $share ]] || bash "$nasty/install-nasty-ext.sh" "$share"
+done
+a() { echo "$source dbname=$1"; }
+b() { echo "$target dbname=$1"; }
+tsdir=()
+[[ -n ${SOURCE:-} ]] || tsdir=(-v tsdir="$work/ts-a")
+psql -Xqd "$(a postgres)" "${tsdir[@]}" -f "$nasty/nasty.sql" >"$work/nasty.log" 2>&1 || { tail "$work/nasty.log"; exit 1; }
 
 # Roles and tablespaces of the target, once.
-psql -Xqd "$(b postgres)" -c "CREATE TABLESPACE \"nasty ts\" LOCATION '$work/ts-b'"
+[[ -n ${SOURCE:-} ]] || psql -Xqd "$(b postgres)" -c "CREATE TABLESPACE \"nasty ts\" LOCATION '$work/ts-b'"
 pg_dumpall --globals-only -d "$(a postgres)" | psql -Xqd "$(b postgres)" >"$work/globals.log" 2>&1 || true
 
 export HOLDFAST_REPO=$work/repository HOLDFAST_KEY_FILE=$work/key XDG_STATE_HOME=$work/state

@@ -103,8 +103,10 @@ fn choose(found: &[PgTool], server_version_num: u32) -> Option<&PgTool> {
         .map(|tool| major(tool.version.num))
         .filter(|found| *found >= wanted)
         .min()?;
+    // Of equal ones the first, which is where its version's folder is.
     found
         .iter()
+        .rev()
         .filter(|tool| major(tool.version.num) == best_major)
         .max_by_key(|tool| tool.version.num)
 }
@@ -125,8 +127,15 @@ fn candidates(tool: &str, places: &ToolPlaces) -> Vec<PathBuf> {
     folders
         .into_iter()
         .map(|folder| folder.join(tool))
-        .filter(|path| path.is_file())
+        .filter(|path| path.is_file() && !is_wrapper(path))
         .collect()
+}
+
+/// What Debian puts into `/usr/bin` is a script that runs another version for each server than the one it says that it is; the programs themselves are in
+/// the folders of their versions.
+fn is_wrapper(path: &Path) -> bool {
+    path.canonicalize()
+        .is_ok_and(|real| real.file_name().is_some_and(|name| name == "pg_wrapper"))
 }
 
 fn version_folders(root: &Path) -> Vec<PathBuf> {
@@ -256,6 +265,37 @@ mod tests {
         check(&[], 150_020, None);
         check(&[90_524, 90_624, 100_023], 90_603, Some(90_624));
         check(&[150_020], 90_300, Some(150_020));
+    }
+
+    #[test]
+    fn scripts_that_run_another_version_are_passed_over() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let [path, versions] = ["path", "versions"].map(|name| folder.path().join(name));
+        let own = versions.join("15/bin");
+        for place in [&path, &own] {
+            std::fs::create_dir_all(place).expect("made");
+        }
+        let print = |file: &Path| {
+            std::fs::write(file, "#!/bin/sh\necho 'pg_dump (PostgreSQL) 15.9'\n").expect("written");
+            std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o755))
+                .expect("mode set");
+        };
+        print(&folder.path().join("pg_wrapper"));
+        std::os::unix::fs::symlink("../pg_wrapper", path.join("pg_dump")).expect("linked");
+        let places = ToolPlaces {
+            path: Some(path.clone().into_os_string()),
+            version_folders: Some(versions),
+            ..ToolPlaces::default()
+        };
+        assert!(find_tool("pg_dump", 150_000, &places).is_err());
+        print(&own.join("pg_dump"));
+        let found = find_tool("pg_dump", 150_000, &places).expect("fits");
+        assert_eq!(found.path, own.join("pg_dump"));
+        // A program of the same version elsewhere does not go before it.
+        std::fs::remove_file(path.join("pg_dump")).expect("removed");
+        print(&path.join("pg_dump"));
+        let found = find_tool("pg_dump", 150_000, &places).expect("fits");
+        assert_eq!(found.path, own.join("pg_dump"));
     }
 
     #[test]
