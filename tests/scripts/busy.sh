@@ -6,7 +6,7 @@
 # pgbench writes with two clients; beside it a loop adds and drops columns and indexes, truncates and rewrites tables, and measures how long each of these
 # statements took. In every restored database the balances of accounts, tellers, branches and the history must agree, and every foreign key must hold.
 # At the end stands the longest statement while no backup ran and while one did. Runs as root, with Debian's PostgreSQL; HOLDFAST is the program
-# (default target/release/holdfast), SCALE pgbench's (default 10).
+# (default target/release/holdfast), SCALE pgbench's (default 10), PAUSE the seconds between rounds of changes (default 3).
 set -euo pipefail
 
 backups=${1:-10}
@@ -59,7 +59,7 @@ changes() {
         change "ALTER TABLE scratch ALTER COLUMN a TYPE int"
         change "ALTER TABLE pgbench_accounts ALTER COLUMN filler SET STATISTICS $((n % 100))"
         ((n % 5)) || change 'VACUUM FULL rewritten'
-        sleep 0.2
+        sleep "${PAUSE:-3}"
     done
 }
 echo idle >"$work/state-now"
