@@ -7,7 +7,7 @@
 # FOLDER holds nasty.sql, install-nasty-ext.sh and check-roundtrip.sh (SOURCE-CONNINFO TARGET-CONNINFO: prints what differs). nasty.sql makes the
 # databases nasty, nasty_latin1 and nasty_ascii. Runs as root, with PostgreSQL's programs in BIN (default: the newest of Debian's) and the program
 # in HOLDFAST (default target/release/holdfast). Instead of clusters of its own it takes those at SOURCE and TARGET (connection strings without dbname,
-# of servers whose sharedir is SOURCE_SHARE and TARGET_SHARE), of any versions: BIN is then the newer one's, and the databases of nasty.sql there are
+# of servers whose sharedir is SOURCE_SHARE and TARGET_SHARE), of any versions: BIN is then the newer one's, SOURCE_BIN the source's, and the databases of nasty.sql there are
 # dropped. Ends with status 1 if one of our ways differs from the source where `pg_dump | psql` does not.
 set -euo pipefail
 
@@ -68,7 +68,7 @@ drop() {
 
 restore_by() {
     case $1 in
-    pg_dump) pg_dump -C -d "$(a "$2")" | psql -Xqd "$(b postgres)" ;;
+    pg_dump) "${SOURCE_BIN:-$bin}/pg_dump" -C -d "$(a "$2")" | psql -Xqd "$(b postgres)" ;;
     restore) "$holdfast" restore latest --database "$2" --into "$(b "$2")" --check ;;
     sql) "$holdfast" export latest --database "$2" --format sql --create -o - | psql -Xqd "$(b postgres)" ;;
     pg-directory)
