@@ -1,7 +1,7 @@
 //! `diff`: what differs between two snapshots, or between two places in them.
 //!
 //! Two trees are merged by name. Directories with equal contents (the same list of chunks) are equal without being read, so the cost is that of
-//! the changes. Tables are compared as tables: equal rows in another order or in other parts are no change.
+//! the changes. Tables are compared as tables: equal rows in another order or in other parts are no change; dumps of schemas by their statements.
 //!
 //! Invariants:
 //! 1. What has not changed is not told, what has is told once (`every_kind_of_change_is_told_once`).
@@ -18,6 +18,7 @@ use super::browse::{
     Archive, Entry, OnDamage, Opened, Place, Report, Walk, clean_path, id_text, join_path,
     kind_word,
 };
+use super::schema_diff::{Facts, same_globals, schema_facts};
 use crate::error::Result;
 use crate::format::database::DatabaseInfo;
 use crate::format::node::{Node, NodeKind};
@@ -127,9 +128,10 @@ impl Change {
                 Some(format!("{rows_before} → {rows_after} rows{others}"))
             }
             Self::Database { facts } => {
-                let facts = facts
-                    .iter()
-                    .map(|(name, a, b)| format!("{name}: {a} → {b}"));
+                let facts = facts.iter().map(|(name, a, b)| match a.is_empty() {
+                    true => format!("{name} {b}"),
+                    false => format!("{name}: {a} → {b}"),
+                });
                 Some(facts.collect::<Vec<_>>().join("; "))
             }
         }
@@ -378,6 +380,9 @@ impl Diff<'_, '_> {
         if is_database_info(&paths.1) && content {
             return self.database(&paths.1, before, after);
         }
+        if let Some(by_meaning) = compared_by_meaning(&paths.1).filter(|_| content) {
+            return self.schema(&paths.1, before, after, by_meaning);
+        }
         let told = content && !before.is_directory();
         if told || !metadata.is_empty() {
             let change = Change::Modified {
@@ -460,6 +465,33 @@ impl Diff<'_, '_> {
         Ok(Some((sum, columns.unwrap_or_default())))
     }
 
+    /// A dump whose bytes differ: told if its statements do.
+    fn schema(
+        &mut self,
+        path: &[u8],
+        before: &Node,
+        after: &Node,
+        compare: ByMeaning,
+    ) -> Result<()> {
+        let readers = self.readers.clone();
+        let read = |reader: &Arc<ChunkReader>, node: &Node| {
+            read_all(reader, &node.content, DATABASE_INFO_MAX)
+        };
+        let facts = match (read(&readers.0, before), read(&readers.1, after)) {
+            (Ok(old), Ok(new)) => compare(&old, &new),
+            (Err(error), _) | (_, Err(error)) => return self.report.go_on_after(path, error),
+        };
+        let change = match facts {
+            Some(facts) if facts.is_empty() => return Ok(()),
+            Some(facts) => Change::Database { facts },
+            None => Change::Modified {
+                content: true,
+                metadata: metadata_differences(before, after),
+            },
+        };
+        self.tell(&difference(path, before, after, change))
+    }
+
     fn database(&mut self, path: &[u8], before: &Node, after: &Node) -> Result<()> {
         let readers = self.readers.clone();
         let read = |reader: &Arc<ChunkReader>, node: &Node| {
@@ -491,6 +523,19 @@ fn difference(path: &[u8], before: &Node, after: &Node, change: Change) -> Diffe
 fn is_table(path: &[u8]) -> bool {
     let names: Vec<&[u8]> = path.split(|b| *b == b'/').collect();
     matches!(names[..], [b"databases", _, b"tables", _, _])
+}
+
+/// How two dumps are compared: what differs, or `None` where only the bytes can tell.
+type ByMeaning = fn(&[u8], &[u8]) -> Option<Facts>;
+
+/// Dumps of which every one has other bytes.
+fn compared_by_meaning(path: &[u8]) -> Option<ByMeaning> {
+    let names: Vec<&[u8]> = path.split(|b| *b == b'/').collect();
+    match names[..] {
+        [b"databases", _, b"schema.dump"] => Some(schema_facts),
+        [b"clusters", _, b"globals.sql"] => Some(|old, new| same_globals(old, new).then(Vec::new)),
+        _ => None,
+    }
 }
 
 fn is_database_info(path: &[u8]) -> bool {

@@ -17,6 +17,7 @@ pub mod manifest;
 #[cfg(test)]
 mod reading_tests;
 pub mod restore;
+mod schema_diff;
 pub mod site_check;
 pub mod snapshots;
 pub mod stats;

@@ -10,7 +10,7 @@
 //!    (`commands_of_psql_are_refused`). So the script needs no `\restrict`, which older programs do not know.
 //! 2. Only stored pages of large objects are written: holes stay holes.
 //!
-//! Memory: the schema, one piece of rows, [`OBJECT_BYTES`] of a large object.
+//! Memory: the schema, one piece of rows, `OBJECT_BYTES` of a large object.
 
 use super::archive::DatabaseArchive;
 use super::data::{column_list, qualified};
