@@ -161,8 +161,9 @@ proptest! {
         let new = [&old[..at], Random::new(!seed).bytes(inserted).as_slice(), &old[at..]].concat();
         let known: HashSet<&[u8]> = chunker.chunks(&old).collect();
         let fresh: usize = chunker.chunks(&new).filter(|chunk| !known.contains(chunk)).map(<[u8]>::len).sum();
-        // The bytes inserted, the chunks that they fall into, and what passes until two borders meet.
-        prop_assert!(fresh <= inserted + 16 * 1024, "{} new bytes", fresh);
+        // The bytes inserted, the chunks that they fall into, and what passes until two borders meet: a few chunks as a rule, sixteen once in
+        // some ten thousand times, and each sixteen more as seldom again.
+        prop_assert!(fresh <= inserted + 96 * 1024, "{} new bytes", fresh);
     }
 }
 
