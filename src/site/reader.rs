@@ -134,7 +134,7 @@ impl<'a, 'i, 'f> Section<'a, 'i, 'f> {
         self.string(key)
     }
 
-    fn require(&mut self, key: &'static str) {
+    pub(super) fn require(&mut self, key: &'static str) {
         if !self.has(key) {
             self.fault(self.offset, format!("{} needs {key} = …", self.title));
         }
@@ -157,6 +157,96 @@ impl<'a, 'i, 'f> Section<'a, 'i, 'f> {
             }
         }
         strings
+    }
+
+    /// Returns a string, number or truth value as text.
+    pub(super) fn scalar(&mut self, key: &'static str) -> Option<String> {
+        let value = self.get(key)?;
+        let text = scalar_text(value.get_ref());
+        if text.is_none() {
+            self.wrong_type(key, value, "a string or a number");
+        }
+        text
+    }
+
+    /// Returns the strings, numbers and truth values of an array as text.
+    pub(super) fn scalars(&mut self, key: &'static str) -> Vec<String> {
+        let Some(value) = self.get(key) else {
+            return Vec::new();
+        };
+        let Some(array) = value.get_ref().as_array() else {
+            self.wrong_type(key, value, "a list of values");
+            return Vec::new();
+        };
+        let mut texts = Vec::new();
+        for item in array.iter() {
+            match scalar_text(item.get_ref()) {
+                Some(text) => texts.push(text),
+                None => self.wrong_type(key, item, "a list of values"),
+            }
+        }
+        texts
+    }
+
+    /// Reads a table below this one, given in place or as a section of its own.
+    pub(super) fn table<T>(
+        &mut self,
+        key: &'static str,
+        title: &'static str,
+        read: impl FnOnce(Section<'a, 'i, '_>) -> Option<T>,
+    ) -> Option<T> {
+        let value = self.get(key)?;
+        let Some(table) = value.get_ref().as_table() else {
+            self.wrong_type(key, value, "a table");
+            return None;
+        };
+        read(Section::new(title, table, value.span().start, self.faults))
+    }
+
+    /// Reads every table of an array.
+    pub(super) fn tables<T>(
+        &mut self,
+        key: &'static str,
+        title: &'static str,
+        mut read: impl FnMut(Section<'a, 'i, '_>) -> Option<T>,
+    ) -> Vec<T> {
+        let not_text = |_: &str, offset, faults: &mut Faults| {
+            faults.add(offset, format!("{key} holds a text where a table belongs"));
+            None
+        };
+        self.each(key, "a list of tables", not_text, |mut section| {
+            section.title = title;
+            read(section)
+        })
+    }
+
+    /// Reads every item of an array, which is a text or a table.
+    pub(super) fn each<T>(
+        &mut self,
+        key: &'static str,
+        expected: &'static str,
+        mut text: impl FnMut(&str, usize, &mut Faults) -> Option<T>,
+        mut table: impl FnMut(Section<'a, 'i, '_>) -> Option<T>,
+    ) -> Vec<T> {
+        let Some(value) = self.get(key) else {
+            return Vec::new();
+        };
+        let Some(array) = value.get_ref().as_array() else {
+            self.wrong_type(key, value, expected);
+            return Vec::new();
+        };
+        let mut found = Vec::new();
+        for item in array.iter() {
+            let offset = item.span().start;
+            match item.get_ref() {
+                DeValue::String(string) => found.extend(text(string, offset, self.faults)),
+                DeValue::Table(inner) => {
+                    found.extend(table(Section::new(self.title, inner, offset, self.faults)));
+                }
+                _ => self.wrong_type(key, item, expected),
+            }
+        }
+        found
     }
 
     /// Returns the section's name, which becomes one name in the snapshot's tree.
@@ -297,6 +387,19 @@ pub(super) fn nearest_hint<'k>(name: &str, known: impl Iterator<Item = &'k str> 
             let all: Vec<&str> = known.collect();
             format!("; known here: {}", all.join(", "))
         }
+    }
+}
+
+/// The text of a value that is no list, table or date.
+fn scalar_text(value: &DeValue<'_>) -> Option<String> {
+    match value {
+        DeValue::String(text) => Some(text.to_string()),
+        DeValue::Integer(digits) => i64::from_str_radix(digits.as_str(), digits.radix())
+            .ok()
+            .map(|number| number.to_string()),
+        DeValue::Float(digits) => Some(digits.as_str().to_owned()),
+        DeValue::Boolean(flag) => Some(flag.to_string()),
+        _ => None,
     }
 }
 

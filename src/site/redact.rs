@@ -92,7 +92,9 @@ fn collect_strings(
     match value.get_ref() {
         DeValue::String(text) => {
             let role = match key {
-                "conninfo" => Role::Conninfo,
+                "conninfo" | "server" => Role::Conninfo,
+                "command" | "stop" | "start" | "post-commands" | "on-failure" | "on-success"
+                | "snapshot-create" | "snapshot-remove" => Role::Command,
                 _ if key.ends_with("-command") => Role::Command,
                 _ => Role::Other,
             };

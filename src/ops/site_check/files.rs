@@ -235,6 +235,8 @@ mod tests {
             one_file_system: false,
             cachedir_tag: false,
             allow_empty,
+            snapshot: None,
+            discovery: None,
         }
     }
 

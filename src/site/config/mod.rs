@@ -5,6 +5,8 @@
 //! keys that would hold one are refused with the way to do it instead.
 
 mod read;
+mod read_run;
+pub mod run;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -16,6 +18,10 @@ use zeroize::Zeroizing;
 use super::reader::{Fault, Faults};
 use super::redact;
 use super::secrets::{RepositoryKey, SecretSource};
+use run::{
+    DrillSettings, HookSettings, PathDiscovery, PreflightSettings, QuiesceSettings,
+    ReferenceSettings, RelocateSettings, RestoreSettings, SnapshotHook, StatusSettings,
+};
 
 /// The largest site file that is read: far beyond any real one, and a limit for a wrong path.
 const SITE_FILE_BYTES_MAX: u64 = 4 << 20;
@@ -111,6 +117,8 @@ pub struct SiteFile {
     pub name: String,
     /// `[site]` require-all: no snapshot unless every component is complete.
     pub require_all: bool,
+    /// `[site]` profile: the kind of site, where holdfast knows it; decides what a relocation of paths means.
+    pub profile: Option<String>,
     /// `[repository]`; absent where the command line names it.
     pub repository: Option<RepositorySettings>,
     /// `[[database]]`, in the order of the file.
@@ -125,6 +133,22 @@ pub struct SiteFile {
     pub retention: RetentionSettings,
     /// `[limits]`.
     pub limits: LimitsSettings,
+    /// `[quiesce]`; absent: the site runs on.
+    pub quiesce: Option<QuiesceSettings>,
+    /// `[[preflight]]`, in the order of the file.
+    pub preflight: Vec<PreflightSettings>,
+    /// `[[reference]]`, in the order of the file.
+    pub references: Vec<ReferenceSettings>,
+    /// `[relocate]`, in the order of the file.
+    pub relocate: Vec<RelocateSettings>,
+    /// `[restore]`.
+    pub restore: RestoreSettings,
+    /// `[hooks]`.
+    pub hooks: HookSettings,
+    /// `[status]`.
+    pub status: StatusSettings,
+    /// `[drill]`.
+    pub drill: DrillSettings,
 }
 
 /// `[repository]`.
@@ -178,7 +202,7 @@ pub struct DatabaseSettings {
 pub struct ShareSettings {
     /// The component's name in the snapshot.
     pub name: String,
-    /// The top of the tree.
+    /// The top of the tree; empty where it is to be found in a database first.
     pub path: PathBuf,
     /// gitignore patterns relative to the path.
     pub exclude: Vec<String>,
@@ -190,6 +214,10 @@ pub struct ShareSettings {
     pub cachedir_tag: bool,
     /// Whether an empty tree is good, rather than a sign of a missing mount.
     pub allow_empty: bool,
+    /// How it is read from a file-system snapshot.
+    pub snapshot: Option<SnapshotHook>,
+    /// How its path is found where none is given.
+    pub discovery: Option<PathDiscovery>,
 }
 
 /// What it means that a path of a list is not there.
@@ -278,6 +306,10 @@ pub struct LimitsSettings {
     pub connections: Option<u32>,
     /// Memory for buffers, in bytes.
     pub memory_bytes: Option<u64>,
+    /// Bytes a second that are written to the repository, at most.
+    pub rate: Option<u64>,
+    /// Whether the run gives way to others in processor and disk time.
+    pub low_priority: bool,
 }
 
 impl SiteFile {

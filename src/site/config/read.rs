@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::read_run;
+use super::run::{DrillSettings, HookSettings, RestoreSettings, StatusSettings};
 use super::{
     CertificatesSettings, Confidential, DatabaseSettings, FilesSettings, LimitsSettings,
     ListSource, LockMode, Missing, PathSetting, RepositorySettings, RetentionSettings,
@@ -16,14 +18,31 @@ use crate::site::profiles;
 use crate::site::reader::{Faults, Section, check_absolute, nearest_hint, type_name};
 use crate::site::secrets::{RepositoryKey, SecretSource};
 
-/// Sections that the design names and that this version does not act on.
-const LATER_SECTIONS: &[&str] = &["quiesce", "preflight", "reference", "relocate"];
-
 /// Sections that are written as `[name]`.
-const SINGLE_SECTIONS: &[&str] = &["site", "repository", "retention", "limits"];
+const SINGLE_SECTIONS: &[&str] = &[
+    "site",
+    "repository",
+    "retention",
+    "limits",
+    "quiesce",
+    "restore",
+    "hooks",
+    "status",
+    "drill",
+];
+
+/// Sections that may be written either way.
+const EITHER_SECTIONS: &[&str] = &["relocate"];
 
 /// Sections that are written as `[[name]]`.
-const REPEATED_SECTIONS: &[&str] = &["database", "share", "files", "certificates"];
+const REPEATED_SECTIONS: &[&str] = &[
+    "database",
+    "share",
+    "files",
+    "certificates",
+    "preflight",
+    "reference",
+];
 
 pub(super) fn read_document(
     text: &str,
@@ -32,12 +51,13 @@ pub(super) fn read_document(
     faults: &mut Faults,
 ) -> SiteFile {
     check_sections(document, faults);
-    let (name, require_all) = read_site(document, faults);
+    let (name, require_all, profile) = read_site(document, faults);
     let file = SiteFile {
         path: path.to_owned(),
         text: Confidential::new(text.to_owned()),
         name,
         require_all,
+        profile,
         repository: single(document, "repository").and_then(|s| read_repository(s, faults)),
         databases: repeated(document, "database", faults, read_database),
         shares: repeated(document, "share", faults, read_share),
@@ -49,7 +69,24 @@ pub(super) fn read_document(
             .map_or_else(RetentionSettings::default, |s| read_retention(s, faults)),
         limits: single(document, "limits")
             .map_or_else(LimitsSettings::default, |s| read_limits(s, faults)),
+        quiesce: single(document, "quiesce").and_then(|s| read_run::read_quiesce(s, faults)),
+        preflight: repeated(document, "preflight", faults, |s| {
+            read_run::read_preflight(text, s)
+        }),
+        references: repeated(document, "reference", faults, read_run::read_reference),
+        relocate: read_run::relocate_sections(document, faults),
+        restore: single(document, "restore").map_or_else(RestoreSettings::default, |s| {
+            read_run::read_restore(s, faults)
+        }),
+        hooks: single(document, "hooks")
+            .map_or_else(HookSettings::default, |s| read_run::read_hooks(s, faults)),
+        status: single(document, "status").map_or_else(StatusSettings::default, |s| {
+            read_run::read_status(s, faults)
+        }),
+        drill: single(document, "drill")
+            .map_or_else(DrillSettings::default, |s| read_run::read_drill(s, faults)),
     };
+    read_run::check_databases(&file, document, faults);
     for kind in REPEATED_SECTIONS {
         check_duplicates(text, document, kind, faults);
     }
@@ -61,13 +98,13 @@ fn check_sections(document: &DeTable<'_>, faults: &mut Faults) {
     for (key, value) in document.iter() {
         let name: &str = key.get_ref();
         let offset = key.span().start;
-        if LATER_SECTIONS.contains(&name) {
-            faults.add(
-                offset,
-                format!(
-                    "this version of holdfast does not know [{name}] yet; take the section out"
-                ),
-            );
+        if EITHER_SECTIONS.contains(&name) {
+            if !value.get_ref().is_table() && !is_tables(value.get_ref()) {
+                faults.add(
+                    offset,
+                    format!("{name} must be written as [{name}], or as [[{name}]] once for each"),
+                );
+            }
         } else if SINGLE_SECTIONS.contains(&name) {
             if !value.get_ref().is_table() {
                 let found = type_name(value.get_ref());
@@ -77,10 +114,6 @@ fn check_sections(document: &DeTable<'_>, faults: &mut Faults) {
                 );
             }
         } else if REPEATED_SECTIONS.contains(&name) {
-            let is_tables = |v: &DeValue<'_>| {
-                v.as_array()
-                    .is_some_and(|a| a.iter().all(|i| i.get_ref().is_table()))
-            };
             if !is_tables(value.get_ref()) {
                 faults.add(
                     offset,
@@ -88,16 +121,26 @@ fn check_sections(document: &DeTable<'_>, faults: &mut Faults) {
                 );
             }
         } else {
-            let known = SINGLE_SECTIONS.iter().chain(REPEATED_SECTIONS).copied();
+            let known = SINGLE_SECTIONS
+                .iter()
+                .chain(REPEATED_SECTIONS)
+                .chain(EITHER_SECTIONS)
+                .copied();
             let hint = nearest_hint(name, known);
             faults.add(offset, format!("unknown section or key {name:?}{hint}"));
         }
     }
 }
 
-type Found<'a, 'i> = (&'a DeTable<'i>, usize);
+fn is_tables(value: &DeValue<'_>) -> bool {
+    value
+        .as_array()
+        .is_some_and(|array| array.iter().all(|item| item.get_ref().is_table()))
+}
 
-fn single<'a, 'i>(document: &'a DeTable<'i>, name: &str) -> Option<Found<'a, 'i>> {
+pub(super) type Found<'a, 'i> = (&'a DeTable<'i>, usize);
+
+pub(super) fn single<'a, 'i>(document: &'a DeTable<'i>, name: &str) -> Option<Found<'a, 'i>> {
     let (key, value) = document.get_key_value(name)?;
     Some((value.get_ref().as_table()?, key.span().start))
 }
@@ -114,7 +157,7 @@ fn tables<'a, 'i>(document: &'a DeTable<'i>, name: &str) -> Vec<Found<'a, 'i>> {
         .collect()
 }
 
-fn repeated<T>(
+pub(super) fn repeated<T>(
     document: &DeTable<'_>,
     name: &'static str,
     faults: &mut Faults,
@@ -124,6 +167,9 @@ fn repeated<T>(
         "database" => "[[database]]",
         "share" => "[[share]]",
         "files" => "[[files]]",
+        "preflight" => "[[preflight]]",
+        "reference" => "[[reference]]",
+        "relocate" => "[[relocate]]",
         _ => "[[certificates]]",
     };
     let mut found = Vec::new();
@@ -154,18 +200,26 @@ fn check_duplicates(text: &str, document: &DeTable<'_>, kind: &str, faults: &mut
     }
 }
 
-fn read_site(document: &DeTable<'_>, faults: &mut Faults) -> (String, bool) {
+fn read_site(document: &DeTable<'_>, faults: &mut Faults) -> (String, bool, Option<String>) {
     let Some((table, offset)) = single(document, "site") else {
         if !document.contains_key("site") {
             faults.add(0, "the section [site] with name = … is missing");
         }
-        return (String::new(), false);
+        return (String::new(), false, None);
     };
     let mut section = Section::new("[site]", table, offset, faults);
     let values = (
         section.component_name(),
         section.boolean("require-all", false),
+        section.string("profile"),
     );
+    if let Some(profile) = &values.2
+        && profiles::profile(profile).is_none()
+    {
+        let offset = section.offset_of("profile");
+        let hint = nearest_hint(profile, profiles::PROFILES.iter().map(|p| p.name));
+        section.fault(offset, format!("holdfast has no profile {profile:?}{hint}"));
+    }
     section.finish(&[]);
     values
 }
@@ -204,7 +258,10 @@ fn read_repository(
     })
 }
 
-fn read_command(section: &mut Section<'_, '_, '_>, key: &'static str) -> Option<Confidential> {
+pub(super) fn read_command(
+    section: &mut Section<'_, '_, '_>,
+    key: &'static str,
+) -> Option<Confidential> {
     let command = section.string(key)?;
     if command.trim().is_empty() {
         let offset = section.offset_of(key);
@@ -214,7 +271,7 @@ fn read_command(section: &mut Section<'_, '_, '_>, key: &'static str) -> Option<
     Some(Confidential::new(command))
 }
 
-fn only_one(section: &mut Section<'_, '_, '_>, keys: &[&str]) {
+pub(super) fn only_one(section: &mut Section<'_, '_, '_>, keys: &[&str]) {
     let given: Vec<&str> = keys
         .iter()
         .copied()
@@ -279,7 +336,13 @@ fn texts(section: &mut Section<'_, '_, '_>, key: &'static str) -> Vec<String> {
 
 fn read_share(mut section: Section<'_, '_, '_>) -> Option<ShareSettings> {
     let name = section.component_name();
-    let path = section.required_path("path");
+    let discovery = read_run::path_discovery(&mut section);
+    let snapshot = read_run::snapshot_hook(&mut section);
+    // A path that is not given is found in a database when the run begins.
+    let path = match discovery {
+        Some(_) => Some(section.absolute_path("path").unwrap_or_default()),
+        None => section.required_path("path"),
+    };
     let mut exclude = Vec::new();
     for (pattern, offset) in section.strings("exclude") {
         let mut builder = ignore::gitignore::GitignoreBuilder::new("/");
@@ -304,6 +367,8 @@ fn read_share(mut section: Section<'_, '_, '_>) -> Option<ShareSettings> {
         one_file_system,
         cachedir_tag,
         allow_empty,
+        snapshot,
+        discovery,
     })
 }
 
@@ -317,7 +382,7 @@ fn read_files(text: &str, mut section: Section<'_, '_, '_>) -> Option<FilesSetti
     let settings = FilesSettings {
         name: section.component_name(),
         lists: list_sources(&mut section),
-        paths: path_settings(text, &mut section),
+        paths: path_settings(text, &mut section, "paths"),
         missing: section.choice("missing", MISSING).unwrap_or_default(),
     };
     if !section.has("lists") && !section.has("paths") {
@@ -353,14 +418,18 @@ fn list_sources(section: &mut Section<'_, '_, '_>) -> Vec<ListSource> {
     sources
 }
 
-fn path_settings(text: &str, section: &mut Section<'_, '_, '_>) -> Vec<PathSetting> {
+pub(super) fn path_settings(
+    text: &str,
+    section: &mut Section<'_, '_, '_>,
+    key: &'static str,
+) -> Vec<PathSetting> {
     let mut paths = Vec::new();
-    for (path, offset) in section.strings("paths") {
-        if !section.check_path("paths", &path, offset) {
+    for (path, offset) in section.strings(key) {
+        if !section.check_path(key, &path, offset) {
             continue;
         }
         if let Err(reason) = check_pattern(path.as_bytes()) {
-            section.fault(offset, format!("paths: {path:?} {reason}"));
+            section.fault(offset, format!("{key}: {path:?} {reason}"));
         }
         let (line, _) = line_and_column(text, offset);
         paths.push(PathSetting { text: path, line });
@@ -370,7 +439,7 @@ fn path_settings(text: &str, section: &mut Section<'_, '_, '_>) -> Vec<PathSetti
 
 fn read_certificates(text: &str, mut section: Section<'_, '_, '_>) -> Option<CertificatesSettings> {
     let name = section.component_name();
-    let paths = path_settings(text, &mut section);
+    let paths = path_settings(text, &mut section, "paths");
     if paths.is_empty() && !section.has("paths") {
         section.fault(section.offset, "[[certificates]] needs paths = [...]");
     }
@@ -416,6 +485,8 @@ fn read_limits((table, offset): Found<'_, '_>, faults: &mut Faults) -> LimitsSet
         workers: section.integer("workers", 1, 1024),
         connections: section.integer("connections", 1, 64),
         memory_bytes: section.bytes("memory"),
+        rate: section.bytes("rate"),
+        low_priority: section.boolean("low-priority", false),
     };
     section.finish(&[]);
     limits

@@ -1,5 +1,6 @@
 //! What a site file may say, and what it gets when it says something else.
 
+use super::run::{CommandSetting, PreflightCheck, PreflightTime, SqlExpectation};
 use super::*;
 
 const FULL: &str = r##"
@@ -180,7 +181,7 @@ fn errors_name_line_column_and_the_nearest_key() {
     );
     check(
         "colour = 1",
-        &["3:1: unknown key \"colour\" in [site]; known here: name, require-all"],
+        &["3:1: unknown key \"colour\" in [site]; known here: name, profile, require-all"],
     );
     check(
         "require-all = \"yes\"",
@@ -274,20 +275,158 @@ fn errors_name_line_column_and_the_nearest_key() {
     );
 }
 
+const RUN: &str = r#"
+[site]
+name = "s"
+profile = "qlik-sense"
+
+[[database]]
+name = "QSR"
+conninfo = "dbname=QSR"
+
+[[share]]
+name = "Apps"
+path-database = "QSR"
+path-sql = 'SELECT "AppFolder" FROM p'
+path-map = [{ from = '\\nas\qlik', to = "/mnt/qlik" }]
+snapshot-create = "btrfs subvolume snapshot -r /mnt/qlik /mnt/.now"
+snapshot-remove = "btrfs subvolume delete /mnt/.now"
+snapshot-path = "/mnt/.now/Apps"
+
+[quiesce]
+timeout = "10s"
+stop = ["stop a", { command = "stop b", timeout = "1m" }]
+start = ["start b"]
+window-max = "20m"
+
+[[preflight]]
+name = "queues"
+when = "after-stop"
+redis = { url = "redis://:hunter2@127.0.0.1/0", empty-lists = ["enrichers"] }
+
+[[preflight]]
+name = "nobody is signed in"
+required = false
+sql = { database = "QSR", query = "SELECT count(*) FROM s", expect = 0 }
+
+[[reference]]
+database = "QSR"
+sql = 'SELECT "ID" FROM "Apps"'
+path = "shares/Apps/{ID}"
+
+[relocate]
+database = "QSR"
+statements = [{ sql = "UPDATE p SET a = $1", values = ["x", 5, true] }]
+paths = [{ from = "a", to = "b" }]
+
+[restore]
+post-commands = ["reindex --password=hunter2"]
+[[restore.query]]
+name = "blobs"
+database = "QSR"
+sql = "SELECT 1"
+
+[hooks]
+on-failure = "mail -s failed admin"
+
+[status]
+max-age = "25h"
+
+[limits]
+rate = "10 MB"
+low-priority = true
+"#;
+
 #[test]
-fn later_sections_are_refused_by_name() {
-    for (text, name) in [
-        ("[quiesce]\nstop = []", "quiesce"),
-        ("[[preflight]]", "preflight"),
-        ("[[reference]]", "reference"),
-        ("[relocate]", "relocate"),
+fn what_happens_around_a_run_is_read() {
+    let site = parse(RUN).unwrap();
+    let quiesce = site.quiesce.as_ref().unwrap();
+    let text = |commands: &[CommandSetting]| -> Vec<(String, u64)> {
+        commands
+            .iter()
+            .map(|c| (c.command.expose().to_owned(), c.timeout.as_secs()))
+            .collect()
+    };
+    assert_eq!(
+        text(&quiesce.stop),
+        [("stop a".into(), 10), ("stop b".into(), 60)]
+    );
+    assert_eq!(text(&quiesce.start), [("start b".into(), 10)]);
+    assert_eq!(quiesce.window_max.as_secs(), 1200);
+    assert_eq!(site.preflight[0].when, PreflightTime::AfterStop);
+    assert!(matches!(
+        &site.preflight[1].check,
+        PreflightCheck::Sql { expect: SqlExpectation::Value(value), .. } if value == "0"
+    ));
+    assert_eq!(site.references[0].name, "shares/Apps/{ID}");
+    assert_eq!(site.relocate[0].statements[0].values, ["x", "5", "true"]);
+    assert!(site.restore.safety_backup && site.restore.queries[0].expect.is_none());
+    assert_eq!(site.status.max_age.as_secs(), 25 * 3600);
+    assert_eq!(site.limits.rate, Some(10_000_000));
+    let share = &site.shares[0];
+    assert_eq!(share.discovery.as_ref().unwrap().map[0].to, "/mnt/qlik");
+    assert!(share.snapshot.is_some());
+    assert!(!format!("{site:?}").contains("hunter2"));
+    assert!(!site.redacted().contains("hunter2"), "{}", site.redacted());
+    parse(&site.redacted()).unwrap();
+}
+
+#[test]
+fn services_are_started_in_reverse() {
+    let site = parse(
+        "[site]\nname = \"s\"\n[[quiesce.service]]\nname = \"a\"\nstop = \"stop a\"\nstart = \"start a\"\n\
+         [[quiesce.service]]\nname = \"b\"\nstop = \"stop b\"\nstart = \"start b\"",
+    )
+    .unwrap();
+    let quiesce = site.quiesce.unwrap();
+    let stop: Vec<&str> = quiesce.stop.iter().map(|c| c.command.expose()).collect();
+    let start: Vec<&str> = quiesce.start.iter().map(|c| c.command.expose()).collect();
+    assert_eq!(
+        (stop, start),
+        (vec!["stop a", "stop b"], vec!["start b", "start a"])
+    );
+}
+
+#[test]
+fn what_happens_around_a_run_is_checked() {
+    for (text, message) in [
+        ("[quiesce]\nstop = [\"x\"]", "needs stop and start"),
+        ("[quiesce]\nstop = [\"\"]\nstart = [\"x\"]", "empty command"),
+        (
+            "[quiesce]\nstop = [\"x\"]\nstart = [\"x\"]\nwindow-max = \"0s\"",
+            "from 1s to 7d",
+        ),
+        ("[[preflight]]\nname = \"p\"", "needs what is to be checked"),
+        (
+            "[[preflight]]\nname = \"p\"\ncommand = \"x\"\nfree-space = 1",
+            "only one of",
+        ),
+        (
+            "[[preflight]]\nname = \"p\"\nsql = { database = \"d\", query = \"q\" }",
+            "which no [[database]] has",
+        ),
+        (
+            "[[reference]]\ndatabase = \"d\"\nsql = \"q\"\npath = \"/a\"",
+            "path of the snapshot",
+        ),
+        (
+            "[[share]]\nname = \"a\"\npath = \"/a\"\nsnapshot-create = \"x\"",
+            "belong together",
+        ),
+        (
+            "[[share]]\nname = \"a\"\npath-sql = \"x\"",
+            "belong together",
+        ),
+        (
+            "[relocate]\ndatabase = \"d\"\nstatements = [\"x\"]",
+            "a text where a table belongs",
+        ),
+        ("relocate = 5", "must be written as [relocate]"),
     ] {
-        let found = faults(&format!("[site]\nname = \"s\"\n\n{text}"));
-        assert_eq!(found.len(), 1);
-        assert!(found[0].starts_with("4:"), "{found:?}");
+        let found = faults(&format!("{text}\n[site]\nname = \"s\""));
         assert!(
-            found[0].contains(&format!("does not know [{name}] yet")),
-            "{found:?}"
+            found.iter().any(|f| f.contains(message)),
+            "{text}: {found:?}"
         );
     }
 }
