@@ -120,6 +120,9 @@ pub struct Component {
     /// Where it was read from: a path, or host and database; never a secret.
     #[cbor(n(15), default)]
     pub origin: String,
+    /// Whether the site was at rest while it was read (databases: when its snapshot was taken); absent where nothing was stopped.
+    #[n(16)]
+    pub quiet: Option<bool>,
 }
 
 /// An item that was not read, or not as one state.
@@ -192,6 +195,57 @@ pub struct ClusterConsistency {
     /// Milliseconds between the first and the last snapshot.
     #[cbor(n(2), default)]
     pub spread_ms: u64,
+}
+
+/// The time in which the site was at rest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct QuietWindow {
+    /// The first stop command began.
+    #[cbor(n(0), default)]
+    pub stop_begun: Timestamp,
+    /// The last stop command had ended.
+    #[cbor(n(1), default)]
+    pub stopped: Timestamp,
+    /// The first start command began.
+    #[cbor(n(2), default)]
+    pub start_begun: Timestamp,
+    /// The last start command had ended.
+    #[cbor(n(3), default)]
+    pub started: Timestamp,
+    /// What went wrong with it: a start command that failed, a window that took too long.
+    #[cbor(n(4), default)]
+    pub problems: Vec<String>,
+}
+
+/// What a `[[reference]]` rule came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct ReferenceResult {
+    /// The rule's name.
+    #[cbor(n(0), default)]
+    pub name: String,
+    /// The database component.
+    #[cbor(n(1), default)]
+    pub database: String,
+    /// Rows of the query.
+    #[cbor(n(2), default)]
+    pub rows: u64,
+    /// Files where the rule's files stand.
+    #[cbor(n(3), default)]
+    pub files: u64,
+    /// Rows whose file is not in the snapshot.
+    #[cbor(n(4), default)]
+    pub rows_without_file: u64,
+    /// Files that no row names; 0 where the rule does not ask.
+    #[cbor(n(5), default)]
+    pub files_without_row: u64,
+    /// A few of either, as paths of the snapshot.
+    #[cbor(n(6), default)]
+    pub examples: Vec<String>,
+    /// Why the rule could not be evaluated.
+    #[cbor(n(7), default)]
+    pub problem: String,
 }
 
 /// Counters of the run, as in `--json`.
@@ -279,6 +333,15 @@ pub struct Record {
     /// What the root holds.
     #[cbor(n(15), default)]
     pub subtree: Subtree,
+    /// The quiet window, where the site was stopped.
+    #[n(16)]
+    pub window: Option<QuietWindow>,
+    /// What the rules of rows and files came to.
+    #[cbor(n(17), default)]
+    pub references: Vec<ReferenceResult>,
+    /// What the checks before the run warned about.
+    #[cbor(n(18), default)]
+    pub warnings: Vec<String>,
 }
 
 impl Record {
