@@ -245,6 +245,9 @@ fn run(
         clusters: taken.clusters,
         totals: totals(stats),
         subtree: stored.tree.subtree,
+        window: None,
+        references: Vec::new(),
+        warnings: Vec::new(),
     };
     let mut stored = stored;
     let parents: Vec<ObjectHash> = parents.into_iter().collect();
