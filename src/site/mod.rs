@@ -11,6 +11,7 @@
 //!    (test `redact::tests::no_password_survives`).
 //! 3. No error and no `Debug` output of this module shows a secret (tests `debug_shows_no_secret`).
 
+pub mod command;
 pub mod config;
 pub mod key_text;
 pub mod lists;

@@ -18,13 +18,14 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
+use super::command::end_group;
 use super::config::Confidential;
 use super::key_text::{format_key_file, parse_key_file};
 
@@ -340,12 +341,12 @@ fn run(
     let output = match receiver.recv_timeout(limit) {
         Ok(output) => output,
         Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-            end(&mut child).map_err(error)?;
+            end_group(&mut child, Duration::ZERO).map_err(error)?;
             return Err(timeout());
         }
     };
     let Ok(Some(bytes)) = &output else {
-        end(&mut child).map_err(error)?;
+        end_group(&mut child, Duration::ZERO).map_err(error)?;
         output.map_err(error)?;
         return Err(SecretError::TooLong {
             origin: "the command".to_owned(),
@@ -358,7 +359,7 @@ fn run(
         match child.try_wait().map_err(error)? {
             Some(status) => break status,
             None if Instant::now() >= deadline => {
-                end(&mut child).map_err(error)?;
+                end_group(&mut child, Duration::ZERO).map_err(error)?;
                 return Err(timeout());
             }
             None => thread::sleep(Duration::from_millis(2)),
@@ -371,21 +372,6 @@ fn run(
         });
     }
     Ok(bytes.clone())
-}
-
-/// Ends a command and what it started.
-fn end(child: &mut Child) -> io::Result<()> {
-    let pid = i32::try_from(child.id())
-        .ok()
-        .and_then(rustix::process::Pid::from_raw);
-    if let Some(pid) = pid {
-        // The group is gone if all of it ended meanwhile.
-        match rustix::process::kill_process_group(pid, rustix::process::Signal::KILL) {
-            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-    child.wait().map(drop)
 }
 
 #[cfg(test)]
