@@ -451,7 +451,7 @@ of the directory. What exists already stays and is named, unless --in-place is g
 and nothing is removed.
 
 A database: `holdfast restore SNAP --database NAME --into 'host=db1 dbname=NAME'`. The database is created if it is missing, \
-and refused if it holds anything. Roles and tablespaces that the server lacks are created before (--globals). What could \
+and refused if it holds anything; --clean replaces it in one moment when the new one is complete. Roles and tablespaces that the server lacks are created before (--globals). What could \
 not be restored is listed, and the exit code is 3.")]
 #[command(group = clap::ArgGroup::new("where").args(["target", "into"]).required(true))]
 pub(super) struct Restore {
@@ -537,9 +537,15 @@ pub(super) struct RestoreDatabase {
     /// Rows, into tables that are there and empty
     #[arg(long, requires = "into")]
     pub(super) data_only: bool,
-    /// Drop what is there first: the database, or the chosen tables; with --data-only delete their rows
+    /// Replace what is there: the database, by one that is restored beside it and takes its name when it is complete; or the chosen tables; with --data-only delete their rows
     #[arg(long, requires = "into")]
     pub(super) clean: bool,
+    /// With --clean the old database is not dropped, it gets this name
+    #[arg(long, requires = "clean", value_name = "NAME", conflicts_with_all = ["schema", "table", "data_only"])]
+    pub(super) keep_old: Option<String>,
+    /// With --clean replace the database although something of the archive could not be restored
+    #[arg(long, requires = "clean", conflicts_with_all = ["schema", "table", "data_only"])]
+    pub(super) replace_incomplete: bool,
     /// The database must be new: an empty one that is there is not used
     #[arg(long, requires = "into", conflicts_with_all = ["schema", "table", "data_only"])]
     pub(super) create: bool,

@@ -248,10 +248,11 @@ pub struct DatabaseRestoreSummary {
 }
 
 impl DatabaseRestoreSummary {
-    /// 0; 3 if something was not restored, or differs; 4 for damage.
+    /// 0; 1 if the old database is still there; 3 if something was not restored, or differs; 4 for damage.
     pub fn exit_code(&self) -> u8 {
         match (self.report.damaged, self.report.is_complete()) {
             (0, true) => 0,
+            (0, false) if self.report.not_swapped.is_some() => 1,
             (0, false) => 3,
             _ => 4,
         }

@@ -29,6 +29,7 @@ mod pg_restore;
 mod pg_rights;
 mod pg_selection;
 mod pg_standby;
+mod pg_swap;
 mod pg_tls;
 mod place;
 mod round_trip;

@@ -10,7 +10,7 @@ use holdfast::stats::Stats;
 use holdfast::target::files::Ownership;
 use holdfast::target::postgres::{
     Globals, OnError, Pattern, RestoreOptions as DatabaseOptions, RestoreReport, RestoreTarget,
-    Selection, SelectionError,
+    Selection, SelectionError, SwapOptions,
 };
 use serde_json::json;
 
@@ -133,6 +133,10 @@ fn restore_options(args: &Restore) -> anyhow::Result<DatabaseOptions> {
             data_only: flags.data_only,
         },
         clean: flags.clean,
+        swap: SwapOptions {
+            keep: flags.keep_old.clone(),
+            incomplete: flags.replace_incomplete,
+        },
         create: flags.create,
         recorded_extensions: flags.extension_versions == args::ExtensionVersions::Recorded,
         no_analyze: flags.no_analyze,
@@ -193,7 +197,10 @@ fn database(context: &Context<'_>, args: &Restore, into: &str) -> anyhow::Result
     let restored = restored?;
     let mut output = output.into_inner().unwrap_or_else(PoisonError::into_inner);
     let damaged = opened.damaged || restored.exit_code() == 4;
-    let code = code(damaged, restored.exit_code() == 3);
+    let code = match restored.exit_code() {
+        1 if !damaged => 1,
+        other => code(damaged, other == 3),
+    };
     match output.is_json() {
         true => summary(&mut output, &opened, &restored)?,
         false if context.is_silent(code) => {}
@@ -206,7 +213,11 @@ fn database(context: &Context<'_>, args: &Restore, into: &str) -> anyhow::Result
 fn show_database(output: &mut Output, report: &RestoreReport) -> anyhow::Result<()> {
     let elapsed = std::time::Duration::try_from_secs_f64(report.seconds).unwrap_or_default();
     output.line(format!(
-        "restored database {}: {}, {}, {}",
+        "{} {}: {}, {}, {}",
+        match report.not_swapped {
+            None => "restored database",
+            Some(_) => "did NOT replace database",
+        },
         report.database,
         output::counted(report.tables.len().try_into()?, "table", "tables"),
         output::counted(report.rows, "row", "rows"),
@@ -238,6 +249,11 @@ fn show_database(output: &mut Output, report: &RestoreReport) -> anyhow::Result<
         output.line(format!(
             "  NOT restored: {}: {}",
             failure.object, failure.reason
+        ))?;
+    }
+    if let Some(reason) = &report.not_swapped {
+        output.line(format!(
+            "  {reason}; --replace-incomplete replaces it all the same"
         ))?;
     }
     if report.stopped {

@@ -16,6 +16,8 @@ use crate::source::postgres::{ConnectOptions, Connector, PgError, PgSession};
 /// Deadlock, lock not available, serialization failure: another try may pass.
 const TRANSIENT: [&str; 3] = ["40P01", "55P03", "40001"];
 const TRIES: u32 = 3;
+/// A step of statements that do not depend on each other.
+const DATABASE_PROPERTIES: &[u8] = b"DATABASE PROPERTIES";
 /// Schema, object, table and function that exist already.
 const DUPLICATE: [&str; 4] = ["42P06", "42710", "42P07", "42723"];
 
@@ -83,13 +85,13 @@ impl DdlSession {
                     let exists = error.code().is_some_and(|code| DUPLICATE.contains(&code));
                     recorder.refused(phase, object, error)?;
                     // What could not be made has no owner; what was there already gets the archived one.
-                    if !exists {
+                    if !exists && step.kind != DATABASE_PROPERTIES {
                         break;
                     }
                 }
             }
         }
-        if step.kind == b"DATABASE PROPERTIES" {
+        if step.kind == DATABASE_PROPERTIES {
             self.reconnect()?;
         }
         Ok(())

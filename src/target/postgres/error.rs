@@ -29,7 +29,7 @@ pub enum RestoreError {
     Plan(#[from] PlanError),
     /// Nothing is ever restored over something.
     #[error(
-        "database \"{database}\" is not empty: it holds {holds}; restore under another name, or drop it first"
+        "database \"{database}\" is not empty: it holds {holds}; restore under another name, or replace it with --clean"
     )]
     NotEmpty {
         /// Its name.
@@ -60,6 +60,27 @@ pub enum RestoreError {
         object: String,
         /// The server's reason.
         reason: String,
+    },
+    /// The new database could not take the place of the old one.
+    #[error("the restored database can't take the name \"{database}\": {reason}")]
+    Swap {
+        /// The name.
+        database: String,
+        /// The server's reason.
+        reason: String,
+    },
+    /// A database was not replaced.
+    #[error("cannot replace database \"{database}\"; {state}{left}")]
+    Replace {
+        /// Its name.
+        database: String,
+        /// How it is now.
+        state: &'static str,
+        /// What else is left on the server.
+        left: String,
+        /// What happened.
+        #[source]
+        source: Box<RestoreError>,
     },
     /// An empty database is there that cannot hold the archived one.
     #[error(

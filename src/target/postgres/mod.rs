@@ -14,7 +14,9 @@
 //! | [`target_database`] | the target before: what is there, whether it is empty |
 //! | `ddl`, `data`, `large_objects` | the three kinds of things that are restored |
 //! | [`restore`] | all of it, from globals to the comparison |
+//! | [`swap`] | a new database in the place of an old one |
 //! | [`script`], [`directory`] | the same for `psql` and for `pg_restore`, without a server |
+//! | `post_data` | indexes and constraints over several sessions |
 //! | `analyze` | statistics of what was restored |
 //! | [`check`] | reads rows back and compares |
 //! | [`report`] | what could not be restored, and why |
@@ -29,12 +31,14 @@ pub mod error;
 pub mod globals;
 pub(crate) mod large_objects;
 pub mod plan;
+pub(crate) mod post_data;
 pub mod report;
 pub mod restore;
 pub mod schedule;
 pub mod script;
 pub mod selection;
 pub(crate) mod sql;
+pub mod swap;
 pub mod target_database;
 pub mod toc;
 
@@ -46,4 +50,5 @@ pub use report::{OnError, RestoreReport};
 pub use restore::{RestoreOptions, restore_database};
 pub use script::{ExportError, ExportOptions, ExportedDatabase, write_script};
 pub use selection::{Pattern, Selection, SelectionError};
+pub use swap::{Replacement, SwapOptions, replace_database};
 pub use target_database::RestoreTarget;

@@ -148,6 +148,9 @@ pub struct RestoreReport {
     /// The comparison, when it was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub check: Option<CheckReport>,
+    /// Why the database that should be replaced is still there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_swapped: Option<String>,
     /// It ended at the first failure, as was asked for.
     pub stopped: bool,
     /// How long it took.
@@ -159,6 +162,7 @@ impl RestoreReport {
     pub fn is_complete(&self) -> bool {
         self.failures.is_empty()
             && !self.stopped
+            && self.not_swapped.is_none()
             && self
                 .check
                 .as_ref()

@@ -6,13 +6,14 @@
 //! Invariants: (1) nothing is restored over something (`refuses_a_database_that_holds_anything`); (2) what could not be restored is in the report, with the
 //! server's reason (`what_fails_is_reported`).
 //!
-//! Failure: a restore that dies leaves a database that is not complete, under the name that was asked for; dropping it is the user's.
+//! Failure: a restore that dies leaves a database that is not complete, under the name that was asked for; `clean` replaces it, and never leaves one
+//! (`swap`).
 //!
 //! Threads: called from one thread, blocks until the end; opens up to `jobs` + 1 connections.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
 
@@ -28,18 +29,18 @@ use super::globals::{
     select_globals,
 };
 use super::large_objects;
-use super::plan::{Plan, PlanOptions, Step};
+use super::plan::{Plan, PlanOptions, Statement, Step};
+use super::post_data::PostData;
 use super::report::{OnError, Phase, Recorder, RestoreReport, is_damage};
-use super::schedule::Schedule;
 use super::selection::{Selected, Selection, SelectionFailure};
-use super::sql::quote_identifier;
+use super::sql::{quote_identifier, statements, tokens};
+use super::swap::{Final, SwapOptions, comment_on, replace_database};
 use super::target_database::{
-    RestoreTarget, drop_database, drop_if_exists, existing_database, existing_globals,
-    existing_relations, existing_schemas, extension_versions, offered_extensions, require_empty,
-    shown, some_of,
+    RestoreTarget, drop_if_exists, existing_database, existing_globals, existing_relations,
+    existing_schemas, extension_versions, offered_extensions, require_empty, shown, some_of,
 };
 use super::toc::Toc;
-use crate::source::postgres::{ConnectOptions, Connector, PgSession};
+use crate::source::postgres::{ConnectOptions, Connector, PgError, PgSession};
 use crate::stats::Stats;
 
 /// How a database is restored.
@@ -59,8 +60,11 @@ pub struct RestoreOptions {
     pub tablespaces: BTreeMap<Vec<u8>, Vec<u8>>,
     /// What of the database; everything by default.
     pub selection: Selection,
-    /// Drop what is there: the whole database, or the chosen tables, views and sequences; with rows alone, delete the rows that are there.
+    /// Replace what is there: the whole database, by one that is complete ([`replace_database`]), or the chosen tables, views and sequences; with rows
+    /// alone, delete the rows that are there.
     pub clean: bool,
+    /// How a whole database is replaced.
+    pub swap: SwapOptions,
     /// The database must be a new one: an empty one that is there is not used.
     pub create: bool,
     /// Create extensions in the versions that they had.
@@ -86,16 +90,20 @@ pub fn restore_database(
     options: &RestoreOptions,
 ) -> Result<RestoreReport, RestoreError> {
     let started = Instant::now();
+    let selection = &options.selection;
+    if options.clean && !selection.is_partial() && !selection.data_only {
+        return replace_database(target, archive, options);
+    }
     let report = RestoreReport {
         database: target.database().to_owned(),
         source_version: archive.description().server_version.clone(),
         ..RestoreReport::default()
     };
     let recorder = Recorder::new(report, options.on_error, Arc::clone(&options.interrupted));
-    let ended = restore(target, archive, options, &recorder);
+    let ended = restore(target, archive, options, &recorder, None);
     let mut report = recorder.into_report();
     match ended {
-        Ok(()) => {}
+        Ok(_none_left) => {}
         Err(RestoreError::Halted) => report.stopped = true,
         Err(error) => return Err(error),
     }
@@ -104,12 +112,15 @@ pub fn restore_database(
 }
 
 /// Chooses, and restores what was chosen.
-fn restore(
+///
+/// With a mark it is the comment of the database from its creation on, and what is for the last moment is returned instead of done.
+pub(super) fn restore(
     target: &RestoreTarget,
     archive: &dyn DatabaseArchive,
     options: &RestoreOptions,
     recorder: &Recorder,
-) -> Result<(), RestoreError> {
+    mark: Option<&str>,
+) -> Result<Vec<Final>, RestoreError> {
     let toc = Toc::parse(&archive.schema_dump().map_err(RestoreError::Archive)?)?;
     let selected = options
         .selection
@@ -129,6 +140,7 @@ fn restore(
         selected: &selected,
         options,
         recorder,
+        mark,
     }
     .run()
 }
@@ -139,11 +151,13 @@ struct Restore<'a> {
     selected: &'a Selected,
     options: &'a RestoreOptions,
     recorder: &'a Recorder,
+    mark: Option<&'a str>,
 }
 
 impl Restore<'_> {
-    fn run(&self) -> Result<(), RestoreError> {
+    fn run(&self) -> Result<Vec<Final>, RestoreError> {
         let mut plan = self.plan(&self.selected.toc)?;
+        let finals = self.finals(&mut plan)?;
         let mut maintenance = self.target.maintenance()?;
         self.note_versions(&maintenance);
         let connector = self.target.connector(&maintenance);
@@ -172,7 +186,11 @@ impl Restore<'_> {
             self.compare_extensions(session.session())?;
         }
         let via_root = self.data(&connector)?;
-        self.post_data(&connector, &settings, &plan.post_data)?;
+        PostData::new(&plan.post_data, self.recorder).run(
+            &connector,
+            &settings,
+            self.options.jobs,
+        )?;
         session.session().ping()?;
         self.serial(&mut session, &plan.privileges, Phase::Privileges)?;
         self.serial(&mut session, &plan.last, Phase::Last)?;
@@ -185,7 +203,60 @@ impl Restore<'_> {
                 self.recorder,
             )?;
         }
-        self.check(&connector, &via_root)
+        self.check(&connector, &via_root)?;
+        if self.mark.is_some() {
+            return Ok(finals);
+        }
+        for last in finals {
+            if let Err(error) = session.session().batch_execute(&last.sql) {
+                self.recorder.refused(Phase::Database, last.label, error)?;
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// Takes out of the plan what would be in the way before the end: a limit of connections keeps our own out. The settings of the database become
+    /// statements of their own, so that one that is refused does not cost the others.
+    fn finals(&self, plan: &mut Plan) -> Result<Vec<Final>, RestoreError> {
+        let (mut finals, mut refused) = (Vec::new(), Vec::new());
+        let session = &plan.session;
+        let mut last = |step: &Step, sql: &[u8]| match statement_text(sql, &session.encoding, "") {
+            Some(text) => finals.push(Final {
+                label: step.label.clone(),
+                sql: text.into_owned(),
+                comment: step.kind == b"COMMENT",
+            }),
+            None => refused.push(step.label.clone()),
+        };
+        plan.pre_data.retain_mut(|step| {
+            if step.kind == b"DATABASE PROPERTIES" {
+                let mut split = Vec::new();
+                for statement in &step.statements {
+                    for sql in statements(&statement.sql, session.standard_strings) {
+                        match is_connection_limit(&sql) {
+                            true => last(step, &sql),
+                            false => split.push(Statement {
+                                kind: statement.kind,
+                                sql,
+                            }),
+                        }
+                    }
+                }
+                step.statements = split;
+            }
+            let mark = self.mark.is_some() && step.about_database && step.kind == b"COMMENT";
+            if mark {
+                step.statements
+                    .iter()
+                    .for_each(|statement| last(step, &statement.sql));
+            }
+            !mark
+        });
+        for label in refused {
+            self.recorder
+                .fail(Phase::Database, label, "the statement is not UTF-8", None)?;
+        }
+        Ok(finals)
     }
 
     fn plan(&self, toc: &Toc) -> Result<Plan, RestoreError> {
@@ -256,16 +327,10 @@ impl Restore<'_> {
         };
         if self.options.create && !self.options.clean {
             return Err(RestoreError::Unfit(format!(
-                "database \"{database}\" is there already, and --create asks for a new one; add --clean to drop it first"
+                "database \"{database}\" is there already, and --create asks for a new one; add --clean to replace it"
             )));
         }
         let whole = !selection.is_partial() && !selection.data_only;
-        if whole && self.options.clean {
-            drop_database(maintenance, database)?;
-            self.recorder
-                .note(format!("database \"{database}\" was there and was dropped"));
-            return Ok(false);
-        }
         let mut session = connector.connect(&ConnectOptions::restore())?;
         if whole {
             require_empty(&mut session, database)?;
@@ -593,10 +658,7 @@ impl Restore<'_> {
                     report.created |= creates;
                 }
                 Err(error) if creates => {
-                    return Err(error.server_error().map_or_else(
-                        || refused(error.to_string()),
-                        |said| refused(said.to_string()),
-                    ));
+                    return Err(refused(self.why_not_created(maintenance, &error)));
                 }
                 Err(error) => self.recorder.refused(
                     Phase::Database,
@@ -605,11 +667,27 @@ impl Restore<'_> {
                 )?,
             }
         }
+        if let Some(mark) = self.mark {
+            maintenance.batch_execute(&comment_on(database, Some(mark)))?;
+        }
         Ok(DdlSettings {
             dump: plan.session.clone(),
             server_encoding: encoding.clone(),
             tablespaces,
         })
+    }
+
+    fn why_not_created(&self, maintenance: &PgSession, error: &PgError) -> String {
+        let said = error
+            .server_error()
+            .map_or_else(|| error.to_string(), ToString::to_string);
+        let role = &maintenance.endpoint().user;
+        match error.code() {
+            Some("42501") => format!(
+                "{said}; ALTER ROLE \"{role}\" CREATEDB, or create it empty and restore into it"
+            ),
+            _ => said,
+        }
     }
 
     fn serial(
@@ -669,49 +747,6 @@ impl Restore<'_> {
         Ok(via_root)
     }
 
-    fn post_data(
-        &self,
-        connector: &Connector,
-        settings: &DdlSettings,
-        steps: &[Step],
-    ) -> Result<(), RestoreError> {
-        let shared = PostData {
-            schedule: Mutex::new((Schedule::new(steps), false)),
-            changed: Condvar::new(),
-        };
-        let workers = self.options.jobs.clamp(1, steps.len().max(1));
-        let results: Vec<Result<(), RestoreError>> = thread::scope(|scope| {
-            let work = || {
-                let result = self.post_data_worker(connector, settings, steps, &shared);
-                if result.is_err() {
-                    shared.stop();
-                }
-                result
-            };
-            let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
-            workers
-                .into_iter()
-                .map(|worker| worker.join().expect("a worker that panics is our bug"))
-                .collect()
-        });
-        results.into_iter().collect()
-    }
-
-    fn post_data_worker(
-        &self,
-        connector: &Connector,
-        settings: &DdlSettings,
-        steps: &[Step],
-        shared: &PostData<'_>,
-    ) -> Result<(), RestoreError> {
-        let mut session = DdlSession::open(connector, settings)?;
-        while let Some(n) = shared.next_step() {
-            session.run(&steps[n], Phase::PostData, self.recorder)?;
-            shared.finished(n);
-        }
-        Ok(())
-    }
-
     fn check(&self, connector: &Connector, via_root: &LoadedViaRoot) -> Result<(), RestoreError> {
         let Some(secret) = &self.options.check else {
             return Ok(());
@@ -732,41 +767,9 @@ impl Restore<'_> {
     }
 }
 
-/// The schedule, shared by workers, and whether one of them gave up.
-struct PostData<'a> {
-    schedule: Mutex<(Schedule<'a>, bool)>,
-    changed: Condvar,
-}
-
-impl<'a> PostData<'a> {
-    fn lock(&self) -> MutexGuard<'_, (Schedule<'a>, bool)> {
-        self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits for a step that may run; `None` at the end.
-    fn next_step(&self) -> Option<usize> {
-        let mut guard = self.lock();
-        loop {
-            if guard.1 || guard.0.is_done() {
-                return None;
-            }
-            if let Some(n) = guard.0.next_step() {
-                return Some(n);
-            }
-            guard = self
-                .changed
-                .wait(guard)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    fn finished(&self, n: usize) {
-        self.lock().0.finished(n);
-        self.changed.notify_all();
-    }
-
-    fn stop(&self) {
-        self.lock().1 = true;
-        self.changed.notify_all();
-    }
+/// `ALTER DATABASE … CONNECTION LIMIT = n`.
+fn is_connection_limit(sql: &[u8]) -> bool {
+    let found = tokens(sql, true);
+    let is = |n: usize, word: &str| found.get(n).is_some_and(|token| token.is(sql, word));
+    is(0, "ALTER") && is(1, "DATABASE") && is(3, "CONNECTION") && is(4, "LIMIT")
 }

@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::RestoreError;
 use super::globals::ExistingGlobals;
-use super::sql::quote_identifier;
 use crate::source::postgres::{
     ConnInfo, ConnSettings, ConnectOptions, Connector, PgError, PgSession,
 };
@@ -70,6 +69,14 @@ impl RestoreTarget {
         Self {
             connector,
             database: database.into(),
+        }
+    }
+
+    /// The same server, another name.
+    pub(crate) fn renamed(&self, database: &str) -> Self {
+        Self {
+            connector: self.connector.clone(),
+            database: database.to_owned(),
         }
     }
 
@@ -183,19 +190,6 @@ fn counted(number: i64, what: &str) -> String {
         (1, what) => format!("1 {what}"),
         (number, what) => format!("{number} {what}s"),
     }
-}
-
-/// Drops a database; refused while others use it.
-pub(crate) fn drop_database(session: &mut PgSession, database: &str) -> Result<(), RestoreError> {
-    let name = String::from_utf8_lossy(&quote_identifier(database.as_bytes())).into_owned();
-    let dropped = session.batch_execute(&format!("DROP DATABASE {name}"));
-    dropped.map_err(|error| match error.server_error() {
-        Some(said) => RestoreError::Drop {
-            object: format!("database \"{database}\""),
-            reason: said.to_string(),
-        },
-        None => error.into(),
-    })
 }
 
 /// Tables, views and sequences of the database, as `schema.name`.
