@@ -13,6 +13,7 @@ mod shell;
 mod site;
 mod snapshots;
 mod stats;
+mod status;
 mod verify;
 
 use std::cell::RefCell;
@@ -108,6 +109,7 @@ fn dispatch(context: &Context<'_>, command: Command) -> anyhow::Result<u8> {
         Command::Export(args) => export::run(context, &args),
         Command::Verify(args) => verify::run(context, &args),
         Command::Stats(args) => stats::run(context, &args),
+        Command::Status(args) => status::run(context, &args),
         Command::Manifest(args) => cat::manifest(context, &args),
         Command::Key(args) => key::run(context, &args),
         Command::Demo(args) => demo::run(context, &args),
