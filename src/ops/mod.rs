@@ -4,6 +4,7 @@ pub mod archive;
 pub mod backup;
 pub mod browse;
 pub mod cat;
+pub mod connect;
 pub mod dated;
 pub mod demo;
 pub mod diff;
@@ -14,6 +15,7 @@ pub mod init;
 pub mod layout;
 pub mod ls;
 pub mod manifest;
+pub mod preflight;
 #[cfg(test)]
 mod reading_tests;
 pub mod restore;

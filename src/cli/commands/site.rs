@@ -42,7 +42,9 @@ fn check(context: &Context<'_>) -> anyhow::Result<u8> {
     let mut worst = Verdict::Good;
     let mut failed = None;
     let mut checks = 0u64;
-    let (repository, damaged, kdf_ms) = repository(context, &site);
+    let (looked_at, opened) = repository(context, &site);
+    let damaged = opened.as_ref().is_some_and(|opened| opened.damaged);
+    let kdf_ms = opened.as_ref().map_or(0, |o| o.repository.kdf_ms());
     let mut each = |check: Check| {
         worst = worst.max(check.verdict);
         checks += 1;
@@ -50,12 +52,11 @@ fn check(context: &Context<'_>) -> anyhow::Result<u8> {
             failed = show(&mut output, &check).err();
         }
     };
-    if let Some(check) = repository {
-        each(check);
-    }
+    each(looked_at);
     let options = SiteCheckOptions {
         site: &site,
         environment: Arc::new(|name| std::env::var_os(name)),
+        repository: opened.as_ref().map(|opened| &*opened.repository),
         now: now().seconds,
     };
     site_check(&options, &mut each);
@@ -84,14 +85,11 @@ fn check(context: &Context<'_>) -> anyhow::Result<u8> {
 }
 
 /// Opens the repository, if one is named.
-fn repository(context: &Context<'_>, site: &SiteFile) -> (Option<Check>, bool, u64) {
-    let place = match open::place(context.global, Some(site)) {
-        Ok(place) => place,
-        Err(_unnamed) => {
-            let mut check = Check::new("repository", "");
-            check.add(Verdict::Note, "no repository is named, here or by --repo");
-            return (Some(check), false, 0);
-        }
+fn repository(context: &Context<'_>, site: &SiteFile) -> (Check, Option<open::Opened>) {
+    let Ok(place) = open::place(context.global, Some(site)) else {
+        let mut check = Check::new("repository", "");
+        check.add(Verdict::Note, "no repository is named, here or by --repo");
+        return (check, None);
     };
     let mut check = Check::new("repository", &place);
     match open::open(context.global, Some(site), context.signals) {
@@ -105,12 +103,11 @@ fn repository(context: &Context<'_>, site: &SiteFile) -> (Option<Check>, bool, u
             for warning in opened.repository.warnings() {
                 check.add(Verdict::Note, warning.to_string());
             }
-            let kdf_ms = opened.repository.kdf_ms();
-            (Some(check), opened.damaged, kdf_ms)
+            (check, Some(opened))
         }
         Err(error) => {
             check.add(Verdict::Fails, format!("{error:#}"));
-            (Some(check), false, 0)
+            (check, None)
         }
     }
 }

@@ -2,14 +2,11 @@
 
 use super::{Check, Verdict};
 use crate::ops::backup::Environment;
+use crate::ops::connect::connect;
 use crate::site::config::DatabaseSettings;
-use crate::source::postgres::connect::RetryPolicy;
 use crate::source::postgres::dump::conditions;
 use crate::source::postgres::pgtools::ToolPlaces;
-use crate::source::postgres::{
-    ConnInfo, ConnectOptions, Connector, PgError, PgSession, find_tool, release_waves, replay,
-    rights,
-};
+use crate::source::postgres::{PgError, PgSession, find_tool, release_waves, replay, rights};
 
 /// Looks at a database.
 pub(super) fn check(settings: &DatabaseSettings, environment: &Environment) -> Check {
@@ -24,19 +21,6 @@ pub(super) fn check(settings: &DatabaseSettings, environment: &Environment) -> C
         Err(error) => check.add(Verdict::Fails, error.to_string()),
     }
     check
-}
-
-fn connect(settings: &DatabaseSettings, environment: &Environment) -> Result<PgSession, PgError> {
-    let info = ConnInfo::parse(settings.conninfo.expose())?;
-    let mut resolved = info.resolve(&|name| environment(name))?;
-    if let Some(file) = &settings.passfile {
-        resolved.set_passfile(file.clone());
-    }
-    let options = ConnectOptions {
-        retry: RetryPolicy::once(),
-        ..ConnectOptions::dump()
-    };
-    Connector::new(resolved).connect(&options)
 }
 
 fn tool(check: &mut Check, session: &PgSession, environment: &Environment) {

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `databases` | connection, version, rights, `pg_dump` |
 //! | `files` | shares, lists of paths, certificates |
+//! | `ops::preflight` | what must hold before a backup |
 
 mod databases;
 mod files;
@@ -13,7 +14,9 @@ mod files;
 use serde::Serialize;
 
 use crate::ops::backup::Environment;
+use crate::ops::preflight::{Outcome, PreflightContext, PreflightResult, preflight_all};
 use crate::site::SiteFile;
+use crate::store::Repository;
 
 /// How a check came out; the worse, the greater.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -33,7 +36,7 @@ pub enum Verdict {
 /// One component, looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// Kind of the component: `database`, `share`, `files`, `certificates`, `repository`.
+    /// Kind of the component: `database`, `share`, `files`, `certificates`, `repository`, `preflight`.
     pub kind: &'static str,
     /// Its name in the site file.
     pub name: String,
@@ -93,6 +96,8 @@ pub struct SiteCheckOptions<'a> {
     pub site: &'a SiteFile,
     /// Environment of connections.
     pub environment: Environment,
+    /// The repository, for the free space that checks ask for.
+    pub repository: Option<&'a Repository>,
     /// Now, in seconds since 1970, for certificates.
     pub now: i64,
 }
@@ -138,4 +143,25 @@ pub fn site_check(options: &SiteCheckOptions<'_>, each: &mut dyn FnMut(Check)) {
     for settings in &site.certificates {
         each(files::certificates(settings, &site.path, options.now));
     }
+    let context = PreflightContext {
+        site,
+        environment: options.environment.clone(),
+        repository: options.repository,
+        now: options.now,
+    };
+    for result in preflight_all(&context) {
+        each(preflight_check(&result));
+    }
+}
+
+/// A preflight check, as it stands now: one that is due after the stop may well not hold before it.
+fn preflight_check(result: &PreflightResult) -> Check {
+    let mut check = Check::new("preflight", &result.name);
+    let verdict = match result.outcome {
+        Outcome::Holds => Verdict::Good,
+        _ if result.refuses() => Verdict::Fails,
+        _ => Verdict::Note,
+    };
+    check.add(verdict, &result.text);
+    check
 }
