@@ -250,11 +250,6 @@ impl Budget {
         }
     }
 
-    /// Says whether nobody has been told of a limit yet, and that somebody is now.
-    pub(super) fn warns_first(&self) -> bool {
-        !std::mem::replace(&mut self.lock().warned, true)
-    }
-
     /// Says whether other databases hold connections beside `count` of one's own.
     pub(super) fn is_shared(&self, count: usize) -> bool {
         self.lock().held > count

@@ -121,26 +121,6 @@ impl Limits {
             ),
         })
     }
-
-    /// Names the limits that may have been met: those that are set, else that of the server.
-    pub(super) fn words(&self) -> String {
-        let mut words: Vec<String> = self
-            .of_database()
-            .map(|allowed| allowed.reason)
-            .into_iter()
-            .collect();
-        words.extend(
-            self.role_free
-                .map(|(free, limit)| self.role_words(free, limit)),
-        );
-        if words.is_empty() {
-            words.push(format!(
-                "the server has max_connections = {}, and {} of them were free for this role",
-                self.server_max, self.server_free
-            ));
-        }
-        words.join("; ")
-    }
 }
 
 #[cfg(test)]

@@ -76,7 +76,7 @@ pub struct OpenDatabase {
     pub(super) again: Again,
     pub(super) server: Arc<Server>,
     /// Its connections, given back when it is dropped.
-    pub(super) lease: Lease,
+    _lease: Lease,
     /// How many connections the database itself allows, and why.
     pub(super) allowed: Option<Allowed>,
     /// Why its snapshot is later than those of its neighbours.
@@ -332,7 +332,7 @@ fn assembled(
         prepared,
         again: Again::default(),
         server: opening.server,
-        lease: opening.lease,
+        _lease: opening.lease,
         allowed: opening.allowed,
         late: None,
         _pause: opening.pause,
