@@ -196,7 +196,7 @@ fn a_role_with_two_connections_is_enough() {
     let ((outcomes, archive), most) = watched(&cluster, || dump_with(&sources, 4, || {}));
     for (name, outcome) in names.iter().zip(&outcomes) {
         assert_eq!(outcome.as_ref().unwrap().rows, 20_000, "{name}");
-        assert_eq!(info(&archive, name).tables[0].parts, 15);
+        assert_eq!(info(&archive, name).tables[0].parts, 14);
     }
     assert!(most["all"] <= 2, "{most:?}");
     let notes = &outcomes[3].as_ref().unwrap().notes;

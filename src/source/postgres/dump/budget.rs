@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 const LOOK: Duration = Duration::from_millis(100);
 /// What a new connection costs, as bytes that could be copied meanwhile; also how much more than its own piece makes a worker change over.
 const CONNECTION_BYTES: u64 = 16 << 20;
+/// How long a server takes to end a session that said goodbye; until then it counts.
+const LINGER: Duration = Duration::from_millis(25);
 /// The first and the longest pause after a refused connection.
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
@@ -42,6 +44,8 @@ struct State {
     /// Connections of databases, and of children.
     held: usize,
     children: usize,
+    /// Connections that were given back, and until when the server may still count them.
+    leaving: Vec<(Instant, usize)>,
     copies_max: usize,
     copying: usize,
     /// Databases that have no snapshot yet.
@@ -83,7 +87,13 @@ impl State {
     fn room(&self, count: usize) -> bool {
         // After a pause one more than the server had for us is tried.
         let more = usize::from(self.limit < self.ceiling && !self.is_paused());
-        self.held + self.children + count <= self.limit + more
+        self.held + self.children + self.lingering() + count <= self.limit + more
+    }
+
+    fn lingering(&self) -> usize {
+        let now = Instant::now();
+        let leaving = self.leaving.iter().filter(|(until, _)| *until > now);
+        leaving.map(|(_, count)| count).sum()
     }
 
     fn claim(&self, number: u64, copier: &Copier) -> Option<Claim> {
@@ -135,6 +145,7 @@ impl Budget {
                 limit: limit.max(1),
                 held: 0,
                 children: 0,
+                leaving: Vec::new(),
                 copies_max: 1,
                 copying: 0,
                 waiting: 0,
@@ -153,8 +164,12 @@ impl Budget {
     }
 
     fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let limit = match state.lingering() {
+            0 => LOOK,
+            _ => LINGER,
+        };
         self.changed
-            .wait_timeout(state, LOOK)
+            .wait_timeout(state, limit)
             .unwrap_or_else(PoisonError::into_inner)
             .0
     }
@@ -184,7 +199,7 @@ impl Budget {
     /// Takes the connections of a database's snapshot if there is room, with one more left for its child.
     pub(super) fn try_admit(self: &Arc<Self>, count: usize) -> Option<Lease> {
         let mut state = self.lock();
-        if state.held > 0 && !state.room(count + 1) {
+        if state.held + state.lingering() > 0 && !state.room(count + 1) {
             return None;
         }
         state.held += count;
@@ -198,7 +213,7 @@ impl Budget {
         is_unwanted: &dyn Fn() -> bool,
     ) -> Option<Lease> {
         let mut state = self.lock();
-        while state.held > 0 && (!state.room(count + 1) || state.is_paused()) {
+        while state.held + state.lingering() > 0 && (!state.room(count + 1) || state.is_paused()) {
             if is_unwanted() {
                 return None;
             }
@@ -211,7 +226,7 @@ impl Budget {
     /// Waits until there is room for a child; `None` when nobody wants it any more.
     pub(super) fn child(self: &Arc<Self>, is_unwanted: &dyn Fn() -> bool) -> Option<Lease> {
         let mut state = self.lock();
-        while state.children > 0 && !state.room(1) {
+        while state.children + state.lingering() > 0 && !state.room(1) {
             if is_unwanted() {
                 return None;
             }
@@ -287,6 +302,9 @@ impl Drop for Lease {
             true => state.children -= self.count,
             false => state.held -= self.count,
         }
+        let now = Instant::now();
+        state.leaving.retain(|(until, _)| *until > now);
+        state.leaving.push((now + LINGER, self.count));
         drop(state);
         self.budget.changed.notify_all();
     }
@@ -400,6 +418,8 @@ impl Drop for Member {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
 
     const WANTED: &dyn Fn() -> bool = &|| false;
@@ -416,10 +436,13 @@ mod tests {
         let child = budget.child(WANTED).unwrap();
         assert!(budget.child(UNWANTED).is_none());
         drop((first, second, child));
+        assert!(budget.try_admit(1).is_none(), "the server still ends them");
+        thread::sleep(LINGER);
         // The first of all always goes on.
         let whole = budget.try_admit(9).unwrap();
         assert!(budget.child(UNWANTED).is_some());
         drop(whole);
+        thread::sleep(LINGER);
         assert!(budget.try_admit(3).is_some());
     }
 
@@ -491,6 +514,7 @@ mod tests {
         let own = member.next_turn(WANTED).unwrap();
         let extra = member.next_turn(WANTED).unwrap();
         drop(extra);
+        thread::sleep(LINGER);
         let refused = budget.refused();
         assert_eq!(
             refused,
