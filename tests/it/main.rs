@@ -24,6 +24,7 @@ mod pg_connect;
 mod pg_dump;
 mod pg_export;
 mod pg_hold;
+mod pg_parallel;
 mod pg_pooler;
 mod pg_restore;
 mod pg_rights;
