@@ -34,6 +34,7 @@ Environment:
   HOLDFAST_PASSPHRASE_FILE     a file whose first line is the passphrase
   HOLDFAST_PASSPHRASE_COMMAND  a shell command that prints the passphrase
   HOLDFAST_PASSPHRASE          the passphrase itself
+  HOLDFAST_TO_KEY_FILE         the key of a second repository (copy); HOLDFAST_TO_PASSPHRASE… likewise
   HOLDFAST_LOG                 what is logged to stderr, for example holdfast=debug
 
 Exit codes:

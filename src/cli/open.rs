@@ -157,8 +157,13 @@ pub(super) fn open_second(
         Usage("no second repository is named: give --to, or [replicate] in the site file".into())
     })?;
     // The key of the site file belongs to its place, not to another one.
-    let key = key_source(key_file, HOLDFAST_TO, None)
-        .or_else(|| settings.filter(|s| s.repository.url == url)?.repository.key.clone());
+    let key = key_source(key_file, HOLDFAST_TO, None).or_else(|| {
+        settings
+            .filter(|s| s.repository.url == url)?
+            .repository
+            .key
+            .clone()
+    });
     told(open_at(&url, key, HOLDFAST_TO, signals)?)
 }
 

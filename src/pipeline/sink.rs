@@ -124,7 +124,11 @@ impl Sink {
 
     /// Names an item that another run skipped; it is not counted and not logged again.
     pub fn name_skipped(&self, item: &SkippedItem) -> Result<()> {
-        let key: Vec<u8> = item.path.iter().map(|b| if *b == b'/' { 0 } else { *b }).collect();
+        let key: Vec<u8> = item
+            .path
+            .iter()
+            .map(|b| if *b == b'/' { 0 } else { *b })
+            .collect();
         let mut value = Vec::new();
         encode_item(item, &mut value);
         self.skipped.push(&key, &value).map(drop)

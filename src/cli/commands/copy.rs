@@ -92,22 +92,31 @@ pub(super) fn tell(context: &Context<'_>, output: &RefCell<Output>, event: &Copy
 
 fn tell_json(output: &mut Output, event: &CopyEvent<'_>) -> Result<(), WriteError> {
     match event {
-        CopyEvent::Copied(copied) => output.message("copied", &json!({
-            "from": copied.from.to_string(),
-            "snapshot": copied.snapshot.to_string(),
-            "name": copied.record.name,
-            "site": copied.record.site,
-            "chunks_read": copied.chunks_read,
-            "chunks_sent": copied.chunks_sent,
-        })),
-        CopyEvent::Present { snapshot, there } => output.message("present", &json!({
-            "from": snapshot.id.to_string(),
-            "snapshot": there.to_string(),
-        })),
-        CopyEvent::Damaged { snapshot, what } => output.message("damage", &json!({
-            "snapshot": snapshot.map(|id| id.to_string()),
-            "what": what,
-        })),
+        CopyEvent::Copied(copied) => output.message(
+            "copied",
+            &json!({
+                "from": copied.from.to_string(),
+                "snapshot": copied.snapshot.to_string(),
+                "name": copied.record.name,
+                "site": copied.record.site,
+                "chunks_read": copied.chunks_read,
+                "chunks_sent": copied.chunks_sent,
+            }),
+        ),
+        CopyEvent::Present { snapshot, there } => output.message(
+            "present",
+            &json!({
+                "from": snapshot.id.to_string(),
+                "snapshot": there.to_string(),
+            }),
+        ),
+        CopyEvent::Damaged { snapshot, what } => output.message(
+            "damage",
+            &json!({
+                "snapshot": snapshot.map(|id| id.to_string()),
+                "what": what,
+            }),
+        ),
     }
 }
 
@@ -136,7 +145,10 @@ pub(super) fn sample(stats: &Stats) -> Sample {
     Sample {
         done: stats.bytes_read.get() + stats.bytes_unmodified.get(),
         expected: stats.bytes_expected.get(),
-        details: vec![format!("{} stored", output::bytes(stats.bytes_stored.get()))],
+        details: vec![format!(
+            "{} stored",
+            output::bytes(stats.bytes_stored.get())
+        )],
     }
 }
 

@@ -142,9 +142,13 @@ pub struct CopySummary {
 impl CopySummary {
     /// The id there of a snapshot of the source, if it is there now.
     pub fn there(&self, from: &ObjectHash) -> Option<ObjectHash> {
-        let copied = self.copied.iter().map(|copied| (copied.from, copied.snapshot));
+        let copied = self
+            .copied
+            .iter()
+            .map(|copied| (copied.from, copied.snapshot));
         let mut all = copied.chain(self.present.iter().copied());
-        all.find(|(source, _)| source == from).map(|(_, there)| there)
+        all.find(|(source, _)| source == from)
+            .map(|(_, there)| there)
     }
 }
 
@@ -207,7 +211,15 @@ pub fn copy(
     let begun = Instant::now();
     refuse_same(source, target)?;
     let session = SourceSession::open(source)?;
-    let copied = copy_all(source, target, options, stats, interrupt, each, &session.state);
+    let copied = copy_all(
+        source,
+        target,
+        options,
+        stats,
+        interrupt,
+        each,
+        &session.state,
+    );
     session.end();
     let mut summary = copied?;
     summary.chunks_sent = stats.chunks_new.get();
@@ -244,9 +256,14 @@ fn copy_all(
         chunks_read: Counter::default(),
     };
     for (snapshot, what) in &damage {
-        each(CopyEvent::Damaged { snapshot: *snapshot, what });
+        each(CopyEvent::Damaged {
+            snapshot: *snapshot,
+            what,
+        });
     }
-    summary.damage.extend(damage.into_iter().map(|(_, what)| what));
+    summary
+        .damage
+        .extend(damage.into_iter().map(|(_, what)| what));
     let mut there = There::default();
     let before = target.read_state()?;
     there.read_on(target, &before)?;
@@ -262,7 +279,10 @@ fn copy_all(
             return Err(Error::Interrupted);
         }
         if let Some(found) = there.find(source, snapshot) {
-            each(CopyEvent::Present { snapshot, there: found });
+            each(CopyEvent::Present {
+                snapshot,
+                there: found,
+            });
             summary.present.push((snapshot.id, found));
             continue;
         }
@@ -272,12 +292,21 @@ fn copy_all(
                 summary.copied.push(*copied);
             }
             One::Present(found) => {
-                each(CopyEvent::Present { snapshot, there: found });
+                each(CopyEvent::Present {
+                    snapshot,
+                    there: found,
+                });
                 summary.present.push((snapshot.id, found));
             }
             One::Damaged(what) => {
-                each(CopyEvent::Damaged { snapshot: Some(snapshot.id), what: &what });
-                summary.damage.push(format!("snapshot {} was not copied: {what}", snapshot.id.short()));
+                each(CopyEvent::Damaged {
+                    snapshot: Some(snapshot.id),
+                    what: &what,
+                });
+                summary.damage.push(format!(
+                    "snapshot {} was not copied: {what}",
+                    snapshot.id.short()
+                ));
             }
         }
     }
@@ -293,7 +322,10 @@ fn chosen(state: &State, all: &[Snapshot], options: &CopyOptions) -> Result<Vec<
     let mut chosen = Vec::new();
     for spec in &options.snapshots {
         let snapshot = snapshots::resolve_live(state, all, spec)?;
-        if !chosen.iter().any(|other: &Snapshot| other.id == snapshot.id) {
+        if !chosen
+            .iter()
+            .any(|other: &Snapshot| other.id == snapshot.id)
+        {
             chosen.push(snapshot);
         }
     }
@@ -312,7 +344,7 @@ fn refuse_same(source: &Repository, target: &Repository) -> Result<()> {
     };
     let same = match (place(source), place(target)) {
         (Some(source), Some(target)) => source == target,
-        _ => Arc::ptr_eq(source.backend(), target.backend()),
+        _ => std::ptr::addr_eq(Arc::as_ptr(source.backend()), Arc::as_ptr(target.backend())),
     };
     match same {
         true => Err(Error::Message(
@@ -381,12 +413,7 @@ struct Walked {
 }
 
 impl Run<'_> {
-    fn one(
-        &self,
-        snapshot: &Snapshot,
-        there: &mut There,
-        damage: &mut Vec<String>,
-    ) -> Result<One> {
+    fn one(&self, snapshot: &Snapshot, there: &mut There, damage: &mut Vec<String>) -> Result<One> {
         let session = Arc::new(self.target.open_session()?);
         let outcome = self.take(&session, snapshot, there, damage);
         if !matches!(outcome, Ok(One::Copied(_)))
@@ -589,7 +616,9 @@ impl SourceSession {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!("the thread that gives signs of life panicked; this is a bug in holdfast");
+            tracing::error!(
+                "the thread that gives signs of life panicked; this is a bug in holdfast"
+            );
         }
         if let Some(session) = self.session.take()
             && let Err(e) = session.expire()

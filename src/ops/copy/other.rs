@@ -21,7 +21,9 @@ use crate::format::path_encoding::encode_name;
 use crate::format::snapshot::{ComponentKind, SkippedItem};
 use crate::ops::layout::Layout;
 use crate::ops::window::{Consumer, Part, Settings, is_of_one_object, thread_count, with_windows};
-use crate::pipeline::{ContentBuilder, ItemWriter, Sink, SourceQueue, StreamKind, TreePath, Worker};
+use crate::pipeline::{
+    ContentBuilder, ItemWriter, Sink, SourceQueue, StreamKind, TreePath, Worker,
+};
 use crate::store::StoreError;
 use crate::store::tree::{Chunks, Nodes, read_all};
 
@@ -57,7 +59,10 @@ pub(super) fn take(from: &Transfer<'_>) -> Result<Walked> {
         walk.tree(&mut |file, content| windows.add(file, content))?;
         Ok((walk.parents, walk.databases))
     })?;
-    let sums = restore.sums.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let sums = restore
+        .sums
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
     for (path, node) in databases {
         database_info(from, &queue, &path, node, &sums)?;
     }
@@ -100,7 +105,11 @@ type Add<'a> = &'a mut dyn FnMut(Stream, &Content) -> Result<()>;
 impl Walk<'_, '_> {
     fn tree(&mut self, add: Add<'_>) -> Result<()> {
         let from = self.from;
-        let root = (TreePath::root(), from.record.root.clone(), self.chosen.root());
+        let root = (
+            TreePath::root(),
+            from.record.root.clone(),
+            self.chosen.root(),
+        );
         let mut open: Vec<(TreePath, Content, Option<Beside>)> = vec![root];
         while let Some((directory, content, beside)) = open.pop() {
             let mut old = self.chosen.entries(from, beside.as_ref());
@@ -113,7 +122,11 @@ impl Walk<'_, '_> {
                 if node.is_directory() {
                     let old = old.filter(|(_, old)| old.is_directory());
                     let beside = old.map(|(snapshot, old)| (snapshot, old.content));
-                    let below = (path.clone(), node.content.clone(), self.chosen.at(&path).or(beside));
+                    let below = (
+                        path.clone(),
+                        node.content.clone(),
+                        self.chosen.at(&path).or(beside),
+                    );
                     let empty = Node {
                         content: Content::default(),
                         subtree: None,
@@ -324,8 +337,12 @@ impl Restream<'_, '_> {
         } = stream;
         let shown = || String::from_utf8_lossy(&path.display_bytes()).into_owned();
         if let (Some(rows), Some(part)) = (rows, &mut node.table) {
-            let Some((count, digest)) = rows.finish().filter(|(count, _)| *count == part.rows) else {
-                let what = format!("{}: it does not hold the rows that the archive says", shown());
+            let Some((count, digest)) = rows.finish().filter(|(count, _)| *count == part.rows)
+            else {
+                let what = format!(
+                    "{}: it does not hold the rows that the archive says",
+                    shown()
+                );
                 return Err(self.from.damage.words(what));
             };
             part.rows_digest = digest.to_le_bytes();
@@ -422,7 +439,9 @@ fn database_info(
 ) -> Result<()> {
     let bytes = from.read(read_all(&from.reader, &node.content, INFO_BYTES_MAX))?;
     let folder: Vec<&[u8]> = path.names().take(2).collect();
-    let folder = folder.iter().fold(TreePath::root(), |path, name| path.join(name));
+    let folder = folder
+        .iter()
+        .fold(TreePath::root(), |path, name| path.join(name));
     let bytes = with_sums(&bytes, &folder, sums);
     let shown = || String::from_utf8_lossy(&path.display_bytes()).into_owned();
     let bytes = from.read(bytes.map_err(|e| StoreError::damaged(shown(), e)))?;
@@ -442,9 +461,16 @@ fn database_info(
 /// The text with other digests; all else stays, also what a later version may have written there.
 fn with_sums(bytes: &[u8], folder: &TreePath, sums: &Sums) -> Result<Vec<u8>, serde_json::Error> {
     let mut info: serde_json::Value = serde_json::from_slice(bytes)?;
-    let tables = info.get_mut("tables").and_then(|tables| tables.as_array_mut());
+    let tables = info
+        .get_mut("tables")
+        .and_then(|tables| tables.as_array_mut());
     for table in tables.into_iter().flatten() {
-        let name = |field: &str| table.get(field).and_then(|name| name.as_str()).unwrap_or_default();
+        let name = |field: &str| {
+            table
+                .get(field)
+                .and_then(|name| name.as_str())
+                .unwrap_or_default()
+        };
         let names = [name("schema"), name("name")].map(|name| encode_name(name.as_bytes()));
         let path = folder.join(b"tables").join(&names[0]).join(&names[1]);
         let (_, digest) = sums.get(path.key()).copied().unwrap_or_default();

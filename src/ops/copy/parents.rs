@@ -70,7 +70,9 @@ impl Entries {
                 Ok(node) if node.name == name => return nodes.next()?.ok(),
                 Ok(_) => return None,
                 Err(e) => {
-                    tracing::warn!("the parent over there can't be read, everything is looked up: {e}");
+                    tracing::warn!(
+                        "the parent over there can't be read, everything is looked up: {e}"
+                    );
                     self.0 = None;
                 }
             }

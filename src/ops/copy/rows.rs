@@ -105,7 +105,9 @@ impl Rows {
 
     fn open_row(&mut self) -> &mut Xxh3 {
         let secret = *self.secret.expose();
-        let open = self.open.get_or_insert_with(|| Box::new(Xxh3Builder::new().with_secret(secret).build()));
+        let open = self
+            .open
+            .get_or_insert_with(|| Box::new(Xxh3Builder::new().with_secret(secret).build()));
         open
     }
 
@@ -203,11 +205,21 @@ mod tests {
 
     #[test]
     fn rows_are_digested_wherever_they_are_cut() {
-        let text = ["1\tone", "", &"long ".repeat(200), "\\N\t"].map(str::as_bytes);
-        let stream: Vec<u8> = text.iter().flat_map(|row| [row, &b"\n"[..]].concat()).collect();
+        let long = "long ".repeat(200);
+        let text = ["1\tone", "", &long, "\\N\t"].map(str::as_bytes);
+        let stream: Vec<u8> = text
+            .iter()
+            .flat_map(|row| [row, &b"\n"[..]].concat())
+            .collect();
         check(&TablePart::default(), &stream, &text);
 
-        let long = [&[0, 2][..], &500u32.to_be_bytes(), &[7; 500], &u32::MAX.to_be_bytes()].concat();
+        let long = [
+            &[0, 2][..],
+            &500u32.to_be_bytes(),
+            &[7; 500],
+            &u32::MAX.to_be_bytes(),
+        ]
+        .concat();
         let short = [&[0, 2][..], &0u32.to_be_bytes(), &1u32.to_be_bytes(), b"x"].concat();
         let rows: [&[u8]; 3] = [&long, &short, &[0, 0]];
         let header = [&b"PGCOPY\n\xff\r\n\0"[..], &[0; 8]].concat();

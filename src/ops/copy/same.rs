@@ -11,9 +11,9 @@ use std::collections::HashSet;
 use super::parents::Parents;
 use super::{Transfer, Walked};
 use crate::error::{Error, Result};
+use crate::format::id::{ChunkId, ObjectHash};
 use crate::format::node::{ChunkRef, Content, Node};
 use crate::format::pack::{Class, FRAME_RAW_MAX};
-use crate::format::id::{ChunkId, ObjectHash};
 use crate::ops::window::{fetch, thread_count};
 use crate::pipeline::{SourceQueue, TreePath, Worker};
 use crate::store::StoreError;
@@ -86,7 +86,9 @@ impl Walk<'_, '_> {
                 let node = from.read(node)?;
                 let beside = old.find(&node.name);
                 let of_parent = directory.parent.as_ref().map(|(snapshot, _)| *snapshot);
-                if let Some(below) = self.node(&directory.path, node, of_parent.zip(beside), &chosen)? {
+                if let Some(below) =
+                    self.node(&directory.path, node, of_parent.zip(beside), &chosen)?
+                {
                     open.push(below);
                 }
             }
@@ -130,7 +132,10 @@ impl Walk<'_, '_> {
     }
 
     fn streams(&mut self, node: &Node) -> Result<()> {
-        for stream in [&node.xattrs_stream, &node.holes_stream].into_iter().flatten() {
+        for stream in [&node.xattrs_stream, &node.holes_stream]
+            .into_iter()
+            .flatten()
+        {
             self.content(stream, true)?;
         }
         Ok(())

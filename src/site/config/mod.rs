@@ -20,7 +20,8 @@ use super::redact;
 use super::secrets::{RepositoryKey, SecretSource};
 use run::{
     DrillSettings, HookSettings, PathDiscovery, PreflightSettings, QuiesceSettings,
-    ReferenceSettings, RelocateSettings, ReplicateSettings, RestoreSettings, SnapshotHook, StatusSettings,
+    ReferenceSettings, RelocateSettings, ReplicateSettings, RestoreSettings, SnapshotHook,
+    StatusSettings,
 };
 
 /// The largest site file that is read: far beyond any real one, and a limit for a wrong path.

@@ -86,8 +86,7 @@ pub(super) fn read_document(
         }),
         drill: single(document, "drill")
             .map_or_else(DrillSettings::default, |s| read_run::read_drill(s, faults)),
-        replicate: single(document, "replicate")
-            .and_then(|s| read_run::read_replicate(s, faults)),
+        replicate: single(document, "replicate").and_then(|s| read_run::read_replicate(s, faults)),
     };
     read_run::check_databases(&file, document, faults);
     for kind in REPEATED_SECTIONS {

@@ -9,9 +9,9 @@ use super::read::{Found, only_one, path_settings, read_command, read_place, sing
 use super::run::{
     COMMAND_TIMEOUT_DEFAULT, CommandSetting, DrillSettings, HookSettings, Mapping,
     PREFLIGHT_TIMEOUT_DEFAULT, PathDiscovery, PreflightCheck, PreflightSettings, PreflightTime,
-    QuiesceSettings, ReferenceSettings, RelocateSettings, RelocateStatement, RestoreQuery,
-    ReplicateSettings, RestoreSettings, START_ATTEMPTS_DEFAULT, SnapshotHook, SqlExpectation, StatusSettings,
-    WINDOW_MAX_DEFAULT,
+    QuiesceSettings, ReferenceSettings, RelocateSettings, RelocateStatement, ReplicateSettings,
+    RestoreQuery, RestoreSettings, START_ATTEMPTS_DEFAULT, SnapshotHook, SqlExpectation,
+    StatusSettings, WINDOW_MAX_DEFAULT,
 };
 use super::{Confidential, SiteFile};
 use crate::site::reader::{Faults, Section};
