@@ -229,6 +229,8 @@
 //!
 //! A client that meets an unknown action must not append. What the entries mean together, and what an entry is tested for, is `store::state` and
 //! `store::append`. *Written by later versions, read by this one*: gc lists, quarantines, checkpoints. *Reserved*: ledger and maps.
+//! (A copy between repositories with different dedup secrets needs no map of ids: what is unchanged is known by digests that no secret goes into,
+//! see `ops::copy`.)
 //!
 //! # Padding
 //!

@@ -12,6 +12,7 @@ mod bad_input;
 mod bounded;
 mod cli;
 mod concurrent;
+mod copy;
 mod crash;
 mod damage;
 mod full_disk;
