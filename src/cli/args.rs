@@ -34,6 +34,7 @@ Environment:
   HOLDFAST_PASSPHRASE_FILE     a file whose first line is the passphrase
   HOLDFAST_PASSPHRASE_COMMAND  a shell command that prints the passphrase
   HOLDFAST_PASSPHRASE          the passphrase itself
+  HOLDFAST_TO_KEY_FILE         the key of a second repository (copy); HOLDFAST_TO_PASSPHRASE… likewise
   HOLDFAST_LOG                 what is logged to stderr, for example holdfast=debug
 
 Exit codes:
@@ -107,6 +108,8 @@ pub(super) enum Command {
     Restore(Restore),
     /// Write a snapshot or a part of it as a tar archive, or as a dated folder
     Export(Export),
+    /// Copy snapshots into another repository, only what is missing there
+    Copy(Copy),
     /// Look for damage
     Verify(Verify),
     /// Say whether everything is backed up and good; for people and monitors
@@ -408,6 +411,40 @@ pub(super) enum Format {
     /// A database as a folder for pg_restore
     #[value(name = "pg-directory")]
     PgDirectory,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(long_about = "\
+Copy snapshots into another repository, which may have other keys, other sizes of chunks, or no encryption.
+
+What is there already is not sent again, and snapshots that are there are not copied again: without SNAP all that the other \
+repository lacks are copied. Every chunk is checked on the way, and sealed anew with the other repository's keys. A copy that was \
+interrupted goes on where it ended.
+
+Where the other repository was created with `init --dedup-from` this one, equal content has the same ids in both, and only \
+what is missing is even read; otherwise files that changed since the last copy are read whole.
+
+A snapshot of which something is damaged is named and not copied, and the exit code is 4; the others are copied.")]
+pub(super) struct Copy {
+    /// The snapshots [default: all that the other repository lacks]
+    #[arg(value_name = "SNAP")]
+    pub(super) snapshots: Vec<String>,
+    #[command(flatten)]
+    pub(super) second: Second,
+    /// Threads that compute [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(super) workers: Option<u32>,
+}
+
+/// A second repository.
+#[derive(Debug, ClapArgs)]
+pub(super) struct Second {
+    /// The other repository [default: `to` in the site file's [replicate]]
+    #[arg(long, value_name = "URL", value_hint = ValueHint::DirPath)]
+    pub(super) to: Option<String>,
+    /// The key file of the other repository [env: HOLDFAST_TO_KEY_FILE; HOLDFAST_TO_PASSPHRASE… as for the repository]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) to_key_file: Option<PathBuf>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -64,6 +64,14 @@ pub(super) const HOLDFAST_FROM: Variables = Variables {
     passphrase: "HOLDFAST_FROM_PASSPHRASE",
 };
 
+/// Those of a second repository that something is sent to.
+pub(super) const HOLDFAST_TO: Variables = Variables {
+    key_file: "HOLDFAST_TO_KEY_FILE",
+    passphrase_file: "HOLDFAST_TO_PASSPHRASE_FILE",
+    passphrase_command: "HOLDFAST_TO_PASSPHRASE_COMMAND",
+    passphrase: "HOLDFAST_TO_PASSPHRASE",
+};
+
 /// An open repository and what is to be said about it.
 #[derive(Debug)]
 pub(super) struct Opened {
@@ -86,15 +94,7 @@ pub(super) fn open(
 ) -> anyhow::Result<Opened> {
     let url = place(global, site)?;
     let key = key_source(global.key_file.as_deref(), HOLDFAST, site);
-    let repository = open_at(&url, key, HOLDFAST, signals)?;
-    let damaged = !repository.warnings().is_empty();
-    for warning in repository.warnings() {
-        progress::warning(&format!("{warning}; its copy was read"));
-    }
-    Ok(Opened {
-        repository: Arc::new(repository),
-        damaged,
-    })
+    told(open_at(&url, key, HOLDFAST, signals)?)
 }
 
 /// Where the repository is.
@@ -140,6 +140,43 @@ pub(super) fn key_source(
         return Some(RepositoryKey::Passphrase(SecretSource::Value(secret)));
     }
     site?.repository.as_ref()?.key.clone()
+}
+
+/// Opens the second repository, that `--to` or the site file's `[replicate]` names.
+pub(super) fn open_second(
+    to: Option<&str>,
+    key_file: Option<&Path>,
+    site: Option<&SiteFile>,
+    signals: &Signals,
+) -> anyhow::Result<Opened> {
+    let settings = site.and_then(|site| site.replicate.as_ref());
+    let named = to
+        .map(str::to_owned)
+        .or_else(|| Some(settings?.repository.url.clone()));
+    let url = named.ok_or_else(|| {
+        Usage("no second repository is named: give --to, or [replicate] in the site file".into())
+    })?;
+    // The key of the site file belongs to its place, not to another one.
+    let key = key_source(key_file, HOLDFAST_TO, None).or_else(|| {
+        settings
+            .filter(|s| s.repository.url == url)?
+            .repository
+            .key
+            .clone()
+    });
+    told(open_at(&url, key, HOLDFAST_TO, signals)?)
+}
+
+/// Tells what was damaged and read around.
+fn told(repository: Repository) -> anyhow::Result<Opened> {
+    let damaged = !repository.warnings().is_empty();
+    for warning in repository.warnings() {
+        progress::warning(&format!("{warning}; its copy was read"));
+    }
+    Ok(Opened {
+        repository: Arc::new(repository),
+        damaged,
+    })
 }
 
 /// Opens the repository at `url`.

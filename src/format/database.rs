@@ -13,6 +13,9 @@ pub struct DatabaseInfo {
     pub name: String,
     /// Folder name of its cluster below `/clusters`.
     pub cluster: String,
+    /// The cluster's system identifier, where the server told it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system_identifier: Option<String>,
     /// `server_version_num`.
     pub server_version_num: u32,
     /// `server_version`.

@@ -228,7 +228,10 @@
 //! | 7 | checkpoint | object |
 //!
 //! A client that meets an unknown action must not append. What the entries mean together, and what an entry is tested for, is `store::state` and
-//! `store::append`. *Written by later versions, read by this one*: gc lists, quarantines, checkpoints. *Reserved*: maps. The ledger is named by nothing; nothing rests on it.
+//! `store::append`. *Written by later versions, read by this one*: gc lists, quarantines, checkpoints. *Reserved*: maps. The ledger is named by
+//! nothing; nothing rests on it.
+//! (A copy between repositories with different dedup secrets needs no map of ids: what is unchanged is known by digests that no secret goes into,
+//! see `ops::copy`.)
 //!
 //! # Padding
 //!

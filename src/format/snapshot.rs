@@ -6,7 +6,7 @@
 
 use minicbor::{Decode, Encode};
 
-use super::id::ObjectHash;
+use super::id::{ObjectHash, RepositoryId};
 use super::node::{Content, Subtree, Timestamp};
 
 /// What a component is.
@@ -281,6 +281,21 @@ pub struct RunTotals {
     pub skipped: u64,
 }
 
+/// The repository that a copied snapshot was made in. A copy of a copy names the first one, so that it is the same snapshot everywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct CopiedFrom {
+    /// That repository.
+    #[n(0)]
+    pub repository: RepositoryId,
+    /// The snapshot's id there.
+    #[n(1)]
+    pub snapshot: ObjectHash,
+    /// When it was copied into this repository.
+    #[cbor(n(2), default)]
+    pub copied: Timestamp,
+}
+
 /// One snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
@@ -342,6 +357,9 @@ pub struct Record {
     /// What the checks before the run warned about.
     #[cbor(n(18), default)]
     pub warnings: Vec<String>,
+    /// Where it was made, if it was copied from another repository.
+    #[n(19)]
+    pub copied_from: Option<CopiedFrom>,
 }
 
 impl Record {

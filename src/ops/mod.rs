@@ -5,6 +5,7 @@ pub mod backup;
 pub mod browse;
 pub mod cat;
 pub mod connect;
+pub mod copy;
 pub mod dated;
 pub mod demo;
 pub mod diff;

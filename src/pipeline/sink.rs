@@ -122,6 +122,18 @@ impl Sink {
         self.skipped.push(path.key(), &value).map(drop)
     }
 
+    /// Names an item that another run skipped; it is not counted and not logged again.
+    pub fn name_skipped(&self, item: &SkippedItem) -> Result<()> {
+        let key: Vec<u8> = item
+            .path
+            .iter()
+            .map(|b| if *b == b'/' { 0 } else { *b })
+            .collect();
+        let mut value = Vec::new();
+        encode_item(item, &mut value);
+        self.skipped.push(&key, &value).map(drop)
+    }
+
     /// Writes the tree and the list of skipped items, after all sources have ended.
     pub fn finish(&self, worker: &mut Worker) -> Result<(BuiltTree, Content)> {
         let tree = self.tree.finish(worker)?;

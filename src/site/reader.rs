@@ -43,6 +43,11 @@ pub(super) struct Section<'a, 'i, 'f> {
 }
 
 impl<'a, 'i, 'f> Section<'a, 'i, 'f> {
+    /// How the section is written.
+    pub(super) fn title(&self) -> &'static str {
+        self.title
+    }
+
     pub(super) fn new(
         title: &'static str,
         table: &'a DeTable<'i>,

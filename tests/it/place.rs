@@ -269,6 +269,11 @@ impl Outcome {
 pub(crate) struct Running(Option<Child>);
 
 impl Running {
+    /// Starts a command.
+    pub(crate) fn start(mut command: Command) -> Self {
+        Self(Some(command.spawn().expect("the command starts")))
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.0.as_ref().expect("it runs").id()
     }

@@ -3,6 +3,7 @@
 mod backup;
 mod browse;
 mod cat;
+mod copy;
 mod demo;
 mod diff;
 mod export;
@@ -107,6 +108,7 @@ fn dispatch(context: &Context<'_>, command: Command) -> anyhow::Result<u8> {
         Command::Diff(args) => diff::run(context, &args),
         Command::Restore(args) => restore::run(context, &args),
         Command::Export(args) => export::run(context, &args),
+        Command::Copy(args) => copy::run(context, &args),
         Command::Verify(args) => verify::run(context, &args),
         Command::Stats(args) => stats::run(context, &args),
         Command::Status(args) => status::run(context, &args),

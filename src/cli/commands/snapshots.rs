@@ -133,6 +133,14 @@ fn show_long(output: &mut Output, snapshot: &Snapshot) -> anyhow::Result<()> {
         output::bytes(record.totals.bytes_new),
         output::bytes(record.totals.bytes_stored),
     ))?;
+    if let Some(from) = &record.copied_from {
+        output.line(format!(
+            "  copied {} from snapshot {} of repository {}",
+            output::local_time(from.copied),
+            from.snapshot.short(),
+            from.repository
+        ))?;
+    }
     for cluster in &record.clusters {
         output.line(match cluster.atomic {
             true => format!(
@@ -228,6 +236,11 @@ fn as_json(snapshot: &Snapshot) -> Value {
         "skipped": totals.skipped,
         "clusters": clusters,
         "components": components,
+        "copied_from": record.copied_from.as_ref().map(|from| json!({
+            "repository": from.repository.to_string(),
+            "snapshot": from.snapshot.to_string(),
+            "copied": output::rfc3339(from.copied),
+        })),
     })
 }
 

@@ -12,7 +12,7 @@ use crate::site::config::{DatabaseSettings, LockMode};
 use crate::site::redact_conninfo;
 use crate::source::SourceError;
 use crate::source::postgres::dump::{
-    DatabaseOutcome, DatabaseSource, DumpOptions, Locks, OpenDatabase, RowDigester, StreamOptions,
+    Database, DatabaseOutcome, DatabaseSource, DumpOptions, Locks, RowDigester, StreamOptions,
     cluster_consistency, open_snapshots, stream_databases,
 };
 use crate::source::postgres::pgtools::ToolPlaces;
@@ -29,7 +29,7 @@ struct Wanted {
 /// Databases whose snapshots are open, and those that failed on the way.
 #[derive(Default)]
 pub(super) struct Open {
-    open: Vec<(Component, TreePath, OpenDatabase)>,
+    open: Vec<(Component, TreePath, Database)>,
     failed: Vec<Component>,
 }
 

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::components::Taken;
 use super::{BackupOptions, Interrupt};
 use crate::backend::ObjectKind;
 use crate::error::{Error, Result};
@@ -36,36 +35,36 @@ const TREE_BYTES: usize = 48 << 20;
 const BEAT: Duration = Duration::from_secs(120);
 
 /// How often the log is read on while sources are open.
-pub(super) const FOLLOW: Duration = Duration::from_secs(180);
+pub(in crate::ops) const FOLLOW: Duration = Duration::from_secs(180);
 
 /// What is stored when all sources have ended.
 #[derive(Debug)]
-pub(super) struct Stored {
-    pub(super) tree: BuiltTree,
-    pub(super) skipped: Content,
+pub(in crate::ops) struct Stored {
+    pub(in crate::ops) tree: BuiltTree,
+    pub(in crate::ops) skipped: Content,
     /// Own and adopted runs.
-    pub(super) runs: RunsDurable,
+    pub(in crate::ops) runs: RunsDurable,
     /// Packs of others that chunks were found in.
-    pub(super) reused: HashSet<ObjectHash>,
+    pub(in crate::ops) reused: HashSet<ObjectHash>,
     /// The index that chunks were found in.
-    pub(super) index: Arc<ChunkIndex>,
-    pub(super) damage: Vec<String>,
+    pub(in crate::ops) index: Arc<ChunkIndex>,
+    pub(in crate::ops) damage: Vec<String>,
 }
 
 /// A parent component.
 #[derive(Clone, Debug)]
-pub(super) struct ParentComponent {
-    pub(super) snapshot: ObjectHash,
-    pub(super) node: Node,
-    pub(super) started: crate::format::node::Timestamp,
+pub(in crate::ops) struct ParentComponent {
+    pub(in crate::ops) snapshot: ObjectHash,
+    pub(in crate::ops) node: Node,
+    pub(in crate::ops) started: crate::format::node::Timestamp,
 }
 
 /// The machinery.
 #[derive(Debug)]
-pub(super) struct Engine {
-    pub(super) repository: Arc<Repository>,
+pub(in crate::ops) struct Engine {
+    pub(in crate::ops) repository: Arc<Repository>,
     session: Arc<Session>,
-    pub(super) sink: Sink,
+    pub(in crate::ops) sink: Sink,
     pool: Pool,
     parts: WorkerParts,
     dedup: Arc<Dedup>,
@@ -73,14 +72,14 @@ pub(super) struct Engine {
     watch: Watch,
     parents: Vec<Snapshot>,
     site_name: String,
-    pub(super) reader: Arc<ChunkReader>,
+    pub(in crate::ops) reader: Arc<ChunkReader>,
     adopted: Vec<(RunsDurable, Vec<ObjectHash>)>,
     damage: Vec<String>,
-    pub(super) interrupt: Interrupt,
+    pub(in crate::ops) interrupt: Interrupt,
 }
 
 /// The parts of workers for a repository.
-pub(super) fn worker_parts(
+pub(in crate::ops) fn worker_parts(
     repository: &Repository,
     options: &BackupOptions,
     dedup: &Arc<Dedup>,
@@ -119,7 +118,7 @@ pub(super) fn worker_parts(
 
 impl Engine {
     /// Loads the index and the parents, adopts what dead sessions left, and starts the threads.
-    pub(super) fn start(
+    pub(in crate::ops) fn start(
         repository: &Arc<Repository>,
         session: &Arc<Session>,
         options: &BackupOptions,
@@ -191,13 +190,12 @@ impl Engine {
     }
 
     /// The index in which chunks are looked up.
-    #[cfg(test)]
-    pub(super) fn index(&self) -> &ChunkIndex {
+    pub(in crate::ops) fn index(&self) -> &ChunkIndex {
         self.dedup.index()
     }
 
     /// The newest snapshot in which this component was complete, and the component's node in it.
-    pub(super) fn parent(
+    pub(in crate::ops) fn parent(
         &self,
         kind: ComponentKind,
         name: &str,
@@ -234,14 +232,21 @@ impl Engine {
         None
     }
 
+    /// The newest snapshot of this site, and its root.
+    pub(in crate::ops) fn newest_parent(&self) -> Option<(ObjectHash, Content)> {
+        let mut newest_first = self.parents.iter().rev();
+        let newest = newest_first.find(|snapshot| snapshot.record.site == self.site_name)?;
+        Some((newest.id, newest.record.root.clone()))
+    }
+
     /// The trees of parents.
-    pub(super) fn parent_tree(&self) -> Arc<dyn ParentTree> {
+    pub(in crate::ops) fn parent_tree(&self) -> Arc<dyn ParentTree> {
         Arc::new(StoredParent(self.reader.clone()))
     }
 
     /// Ends the workers, writes the tree, and waits until everything but the record is durable. After an error what was stored is made
     /// findable for the next run.
-    pub(super) fn finish(self, taken: Result<Taken>) -> Result<(Taken, Stored)> {
+    pub(in crate::ops) fn finish<T>(self, taken: Result<T>) -> Result<(T, Stored)> {
         let Self {
             session,
             sink,

@@ -12,8 +12,8 @@
 
 mod components;
 mod databases;
-mod engine;
-mod repair;
+pub(in crate::ops) mod engine;
+pub(in crate::ops) mod repair;
 #[cfg(test)]
 mod tests;
 
@@ -248,6 +248,7 @@ fn run(
         window: None,
         references: Vec::new(),
         warnings: Vec::new(),
+        copied_from: None,
     };
     let mut stored = stored;
     let parents: Vec<ObjectHash> = parents.into_iter().collect();

@@ -23,7 +23,7 @@ use crate::store::state::State;
 use crate::store::{Lost, Session, StoreError, tree};
 
 /// Stores again what is lost and fixes `stored`, so that the commit can be tried on `state` or later.
-pub(super) fn repair(
+pub(in crate::ops) fn repair(
     session: &Arc<Session>,
     options: &BackupOptions,
     stats: &Arc<Stats>,

@@ -20,7 +20,8 @@ use super::redact;
 use super::secrets::{RepositoryKey, SecretSource};
 use run::{
     DrillSettings, HookSettings, PathDiscovery, PreflightSettings, QuiesceSettings,
-    ReferenceSettings, RelocateSettings, RestoreSettings, SnapshotHook, StatusSettings,
+    ReferenceSettings, RelocateSettings, ReplicateSettings, RestoreSettings, SnapshotHook,
+    StatusSettings,
 };
 
 /// The largest site file that is read: far beyond any real one, and a limit for a wrong path.
@@ -149,6 +150,8 @@ pub struct SiteFile {
     pub status: StatusSettings,
     /// `[drill]`.
     pub drill: DrillSettings,
+    /// `[replicate]`; absent where the command line names the second site, or there is none.
+    pub replicate: Option<ReplicateSettings>,
 }
 
 /// `[repository]`.

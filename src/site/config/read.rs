@@ -29,6 +29,7 @@ const SINGLE_SECTIONS: &[&str] = &[
     "hooks",
     "status",
     "drill",
+    "replicate",
 ];
 
 /// Sections that may be written either way.
@@ -85,6 +86,7 @@ pub(super) fn read_document(
         }),
         drill: single(document, "drill")
             .map_or_else(DrillSettings::default, |s| read_run::read_drill(s, faults)),
+        replicate: single(document, "replicate").and_then(|s| read_run::read_replicate(s, faults)),
     };
     read_run::check_databases(&file, document, faults);
     for kind in REPEATED_SECTIONS {
@@ -229,26 +231,36 @@ fn read_repository(
     faults: &mut Faults,
 ) -> Option<RepositorySettings> {
     let mut section = Section::new("[repository]", table, offset, faults);
-    let url = section.required_string("url");
+    let settings = read_place(&mut section, "url");
+    section.finish(&["passphrase"]);
+    settings
+}
+
+/// Where a repository is, under `key`, and what opens it.
+pub(super) fn read_place(
+    section: &mut Section<'_, '_, '_>,
+    key: &'static str,
+) -> Option<RepositorySettings> {
+    let url = section.required_string(key);
     if let Some(url) = &url
         && !url.contains("://")
     {
-        let offset = section.offset_of("url");
+        let offset = section.offset_of(key);
         if let Err(reason) = check_absolute(Path::new(url)) {
-            section.fault(offset, format!("url in [repository] {reason} and no URL"));
+            let title = section.title();
+            section.fault(offset, format!("{key} in {title} {reason} and no URL"));
         }
     }
     let key_file = section
         .absolute_path("key-file")
         .map(RepositoryKey::KeyFile);
     let file = section.absolute_path("passphrase-file");
-    let command = read_command(&mut section, "passphrase-command");
+    let command = read_command(section, "passphrase-command");
     only_one(
-        &mut section,
+        section,
         &["key-file", "passphrase-file", "passphrase-command"],
     );
     section.refuse("passphrase", "a secret does not belong in the site file; use key-file, passphrase-file or passphrase-command");
-    section.finish(&["passphrase"]);
     let passphrase = file
         .map(SecretSource::File)
         .or(command.map(SecretSource::Command));

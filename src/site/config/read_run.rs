@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
-use super::read::{Found, only_one, path_settings, read_command, single};
+use super::read::{Found, only_one, path_settings, read_command, read_place, single};
 use super::run::{
     COMMAND_TIMEOUT_DEFAULT, CommandSetting, DrillSettings, HookSettings, Mapping,
     PREFLIGHT_TIMEOUT_DEFAULT, PathDiscovery, PreflightCheck, PreflightSettings, PreflightTime,
-    QuiesceSettings, ReferenceSettings, RelocateSettings, RelocateStatement, RestoreQuery,
-    RestoreSettings, START_ATTEMPTS_DEFAULT, SnapshotHook, SqlExpectation, StatusSettings,
-    WINDOW_MAX_DEFAULT,
+    QuiesceSettings, ReferenceSettings, RelocateSettings, RelocateStatement, ReplicateSettings,
+    RestoreQuery, RestoreSettings, START_ATTEMPTS_DEFAULT, SnapshotHook, SqlExpectation,
+    StatusSettings, WINDOW_MAX_DEFAULT,
 };
 use super::{Confidential, SiteFile};
 use crate::site::reader::{Faults, Section};
@@ -349,6 +349,20 @@ pub(super) fn read_drill((table, offset): Found<'_, '_>, faults: &mut Faults) ->
     };
     section.finish(&[]);
     settings
+}
+
+pub(super) fn read_replicate(
+    (table, offset): Found<'_, '_>,
+    faults: &mut Faults,
+) -> Option<ReplicateSettings> {
+    let mut section = Section::new("[replicate]", table, offset, faults);
+    let repository = read_place(&mut section, "to");
+    let site = section.absolute_path("site");
+    section.finish(&["passphrase"]);
+    Some(ReplicateSettings {
+        repository: repository?,
+        site,
+    })
 }
 
 /// `snapshot-create`, `snapshot-remove` and `snapshot-path` of a share: all or none.

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Confidential, PathSetting};
+use super::{Confidential, PathSetting, RepositorySettings};
 use crate::site::secrets::SecretSource;
 
 /// How long a command may take, unless the site file says otherwise.
@@ -243,6 +243,15 @@ pub struct DrillSettings {
     pub server: Option<Confidential>,
     /// Folder for scratch space; absent: below `TMPDIR`.
     pub scratch: Option<PathBuf>,
+}
+
+/// `[replicate]`: the second site.
+#[derive(Debug, Clone)]
+pub struct ReplicateSettings {
+    /// The repository over there (`to`), and what opens it (`key-file`, `passphrase-file`, `passphrase-command`).
+    pub repository: RepositorySettings,
+    /// The site file of the other side, as this host reads it (`site`): what `replicate` restores into.
+    pub site: Option<PathBuf>,
 }
 
 /// How a share is read from a file-system snapshot.

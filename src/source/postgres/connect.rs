@@ -58,7 +58,7 @@ impl RetryPolicy {
         }
     }
 
-    fn pause_after(&self, round: u32) -> Duration {
+    pub(super) fn pause_after(&self, round: u32) -> Duration {
         let factor = 2_u32.saturating_pow(round.saturating_sub(1));
         self.pause_first.saturating_mul(factor).min(self.pause_max)
     }
@@ -835,7 +835,7 @@ fn refuses_options(error: &tokio_postgres::Error) -> bool {
 /// Says whether a server's refusal may pass.
 fn passes_later(code: &str) -> bool {
     // Starting up or shutting down, crash or administrator shutdown, too many connections, connection failures.
-    matches!(code, "57P03" | "57P02" | "57P01" | "53300")
+    matches!(code, "57P03" | "57P02" | "57P01" | "53300" | "53400")
         || (code.starts_with("08") && code != "08P01")
 }
 

@@ -13,6 +13,8 @@ pub(super) enum DumpError {
     Restart(String),
     /// The replay of a standby ended a statement; the database may pass when it is begun again.
     Replay(String),
+    /// There is no connection for it now; the words name the limit.
+    NoConnection(String),
     /// The database failed, in the server's own words.
     Failed(String),
     /// The run cannot go on.
@@ -25,6 +27,7 @@ impl DumpError {
         match self {
             DumpError::Restart(reason) => DumpError::Restart(format!("{what}: {reason}")),
             DumpError::Replay(reason) => DumpError::Replay(format!("{what}: {reason}")),
+            DumpError::NoConnection(reason) => DumpError::NoConnection(format!("{what}: {reason}")),
             DumpError::Failed(reason) => DumpError::Failed(format!("{what}: {reason}")),
             run => run,
         }
@@ -32,9 +35,10 @@ impl DumpError {
 
     pub(super) fn into_source(self) -> SourceError {
         match self {
-            DumpError::Restart(reason) | DumpError::Replay(reason) | DumpError::Failed(reason) => {
-                SourceError::Component(reason)
-            }
+            DumpError::Restart(reason)
+            | DumpError::Replay(reason)
+            | DumpError::NoConnection(reason)
+            | DumpError::Failed(reason) => SourceError::Component(reason),
             DumpError::Run(error) => SourceError::Run(error),
         }
     }

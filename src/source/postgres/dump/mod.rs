@@ -18,12 +18,16 @@
 //! **Threads**: one for each connection; each has its own session. A thread waits for the server or for the
 //! sink's budget, never for another thread of the dump.
 
+mod admission;
+mod budget;
 mod catalog;
+mod cluster;
 mod digest;
 mod error;
 mod hold;
 mod keep_alive;
 mod large_objects;
+mod limits;
 mod names;
 mod open;
 mod order;
@@ -40,7 +44,7 @@ use super::{ConnSettings, ConnectOptions, RetryPolicy, StopFlag};
 
 pub use catalog::conditions;
 pub use digest::{RowDigester, RowSum};
-pub use open::{OpenDatabase, SnapshotFacts, open_snapshots};
+pub use open::{Database, OpenDatabase, SnapshotFacts, Waiting, open_snapshots};
 pub use stream::{
     ClusterConsistency, DatabaseOutcome, StreamOptions, cluster_consistency, stream_databases,
 };
@@ -66,6 +70,8 @@ pub struct DumpOptions {
     pub locks: Locks,
     /// Connections that copy at once; none uses the limit of the run.
     pub connections: Option<usize>,
+    /// Connections to the cluster that may be open at a time, whatever for; none uses half of what it has free.
+    pub connections_max: Option<usize>,
     /// How often connecting is tried.
     pub retry: RetryPolicy,
     /// Where `pg_dump` and `pg_dumpall` are looked for.
@@ -91,6 +97,7 @@ impl Default for DumpOptions {
             exclude_schema: Vec::new(),
             locks: Locks::Optimistic,
             connections: None,
+            connections_max: None,
             retry: RetryPolicy::default(),
             tools: ToolPlaces::default(),
             lock_wait: Duration::from_secs(300),

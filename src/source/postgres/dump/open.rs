@@ -7,19 +7,26 @@
 //!
 //! Steps of one database: connect, `BEGIN` and export (with its cluster), catalog, sequences, `pg_dump`. The
 //! transaction then stays open, without locks on tables, until the rows are copied.
+//!
+//! Each open snapshot is a connection. Where a cluster has more databases than it may have connections
+//! ([`super::budget`]), the rest wait: their snapshots are taken one by one when others are done, and the
+//! archive says that they are later.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use super::budget::Lease;
 use super::catalog::{self, Catalog, Exclusions, number, rows, text};
+use super::cluster::{Cluster, Clusters, Server};
 use super::error::DumpError;
 use super::hold::{self, Holder};
+use super::limits::Allowed;
 use super::schema::{self, Output, SchemaRequest};
-use super::{DatabaseSource, Locks};
+use super::{DatabaseSource, Locks, admission};
+use crate::error::Error;
 use crate::source::SourceError;
-use crate::source::postgres::connect::EndpointAddress;
 use crate::source::postgres::replay::{self, ReplayPause};
 use crate::source::postgres::{ConnectOptions, Connector, PgError, PgSession, RetryPolicy, rights};
 
@@ -29,6 +36,8 @@ const AGREEMENT_TRIES: u32 = 20;
 pub(super) const RESTARTS_MAX: u32 = 3;
 /// How often one database is begun again because the replay of a standby ended it: the next time is hardly better.
 const REPLAYS_MAX: u32 = 1;
+/// Children that dump schemas at a time.
+const CHILDREN_AT_ONCE: usize = 8;
 const BEGIN: &str = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
 /// What is known of a snapshot.
@@ -44,17 +53,6 @@ pub struct SnapshotFacts {
     pub time_ms: i64,
     /// The position in the WAL right after it.
     pub lsn: String,
-}
-
-/// A cluster and what belongs to it as a whole.
-#[derive(Debug)]
-pub(super) struct Cluster {
-    /// Its name in the tree.
-    pub(super) name: String,
-    /// Roles, tablespaces and settings; or why they could not be read. Taken by who writes them first.
-    pub(super) globals: Mutex<Option<Result<Output, String>>>,
-    /// Why the globals are missing, for every database of the cluster.
-    pub(super) globals_failure: Option<String>,
 }
 
 /// Everything about a database that was read in its snapshot before the rows.
@@ -76,6 +74,13 @@ pub struct OpenDatabase {
     pub(super) prepared: Prepared,
     /// How often it was begun again.
     pub(super) again: Again,
+    pub(super) server: Arc<Server>,
+    /// Its connections, given back when it is dropped.
+    _lease: Lease,
+    /// How many connections the database itself allows, and why.
+    pub(super) allowed: Option<Allowed>,
+    /// Why its snapshot is later than those of its neighbours.
+    pub(super) late: Option<String>,
     /// Held for its Drop: the standby goes on when the last database of it is done.
     _pause: Option<Arc<ReplayPause>>,
 }
@@ -144,84 +149,222 @@ impl OpenDatabase {
 }
 
 /// A session on its way to an open database.
-struct Opening {
-    session: PgSession,
-    cluster: String,
+pub(super) struct Opening {
+    pub(super) session: PgSession,
+    pub(super) server: Arc<Server>,
+    pub(super) lease: Lease,
+    pub(super) allowed: Option<Allowed>,
     holder: Option<Holder>,
     pause: Option<Arc<ReplayPause>>,
     snapshot: SnapshotFacts,
 }
 
-type Slot<T> = Result<T, DumpError>;
+impl Opening {
+    pub(super) fn new(
+        session: PgSession,
+        server: Arc<Server>,
+        lease: Lease,
+        allowed: Option<Allowed>,
+    ) -> Self {
+        Self {
+            session,
+            server,
+            lease,
+            allowed,
+            holder: None,
+            pause: None,
+            snapshot: SnapshotFacts::default(),
+        }
+    }
+}
+
+pub(super) type Slot<T> = Result<T, DumpError>;
+
+/// A database that is to be streamed.
+#[derive(Debug)]
+pub enum Database {
+    /// Its snapshot is open.
+    Open(Box<OpenDatabase>),
+    /// There was no connection for it yet.
+    Waiting(Box<Waiting>),
+}
+
+impl Database {
+    /// Returns the name of the component.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Database::Open(open) => open.name(),
+            Database::Waiting(waiting) => &waiting.source.name,
+        }
+    }
+
+    pub(super) fn server(&self) -> &Server {
+        match self {
+            Database::Open(open) => &open.server,
+            Database::Waiting(waiting) => &waiting.server,
+        }
+    }
+
+    /// Returns why its snapshot is not open yet.
+    #[must_use]
+    pub fn waits_because(&self) -> Option<&str> {
+        match self {
+            Database::Open(_) => None,
+            Database::Waiting(waiting) => Some(&waiting.reason),
+        }
+    }
+}
+
+/// A database whose snapshot is opened when others are done.
+#[derive(Debug)]
+pub struct Waiting {
+    pub(super) source: DatabaseSource,
+    pub(super) server: Arc<Server>,
+    clusters: Arc<Clusters>,
+    pub(super) reason: String,
+}
 
 /// Opens the snapshots of all databases together and dumps their schemas. A database that fails is an error
 /// in its place; the others go on. The open transactions are pinged until they are streamed or dropped.
-pub fn open_snapshots(sources: &[DatabaseSource]) -> Vec<Result<OpenDatabase, SourceError>> {
-    let mut openings = in_parallel(sources.iter().collect(), connect);
+pub fn open_snapshots(sources: &[DatabaseSource]) -> Vec<Result<Database, SourceError>> {
+    let clusters = Arc::new(Clusters::default());
+    let (servers, mut openings) = admission::connect_all(sources);
     pause_replay(sources, &mut openings);
     agree(sources, &mut openings);
-    let prepared = in_parallel(
-        sources.iter().zip(openings).collect(),
-        |(source, opening)| {
-            opening.and_then(|mut opening| {
-                let prepared = prepare_with_restarts(source, &mut opening)?;
-                Ok((opening, prepared))
-            })
-        },
-    );
-    let opened = with_globals(sources, prepared);
-    super::keep_alive::watch(
-        opened
-            .iter()
-            .flatten()
-            .map(|open| Arc::downgrade(&open.session))
-            .collect(),
-    );
+    let work = sources.iter().zip(openings).collect();
+    let prepared = in_parallel(work, CHILDREN_AT_ONCE, |(source, opening)| {
+        opening.and_then(|opening| prepared(source, opening))
+    });
+    let opened: Vec<Result<Database, SourceError>> = sources
+        .iter()
+        .zip(servers)
+        .zip(prepared)
+        .map(|((source, server), slot)| match (slot, server) {
+            (Ok((opening, prepared)), _) => Ok(Database::Open(Box::new(assembled(
+                source, opening, prepared, &clusters,
+            )))),
+            (Err(DumpError::NoConnection(reason)), Some(server)) => {
+                server.budget.will_wait();
+                Ok(Database::Waiting(Box::new(Waiting {
+                    source: source.clone(),
+                    server,
+                    clusters: Arc::clone(&clusters),
+                    reason,
+                })))
+            }
+            (Err(error), _) => Err(error.into_source()),
+        })
+        .collect();
+    keep_alive(opened.iter().flatten());
     opened
 }
 
-/// Runs `work` for all items at once; servers do most of it.
-fn in_parallel<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
-    thread::scope(|scope| {
-        let threads: Vec<_> = items
-            .into_iter()
-            .map(|item| scope.spawn(|| work(item)))
-            .collect();
-        threads
-            .into_iter()
-            .map(|thread| {
-                thread
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            })
-            .collect()
-    })
+fn keep_alive<'a>(databases: impl Iterator<Item = &'a Database>) {
+    let open = databases.filter_map(|database| match database {
+        Database::Open(open) => Some(Arc::downgrade(&open.session)),
+        Database::Waiting(_) => None,
+    });
+    super::keep_alive::watch(open.collect());
 }
 
-fn connect(source: &DatabaseSource) -> Slot<Opening> {
-    let mut session = Connector::new(source.settings.clone()).connect(&source.options.session())?;
-    let cluster = cluster_identity(&mut session);
-    Ok(Opening {
-        session,
-        cluster,
-        holder: None,
-        pause: None,
-        snapshot: SnapshotFacts::default(),
-    })
-}
-
-/// Returns what tells clusters apart: the same one may be reached under several names.
-fn cluster_identity(session: &mut PgSession) -> String {
-    if session.version_num() >= 90_600
-        && let Ok(found) =
-            session.simple_column("SELECT system_identifier FROM pg_catalog.pg_control_system()")
-        && let Some(Some(identifier)) = found.into_iter().next()
-    {
-        // A standby has the identifier of its primary and another snapshot.
-        return format!("{identifier} {}", session.facts().in_recovery);
+/// Opens the snapshot of a database that waited, as soon as there is a connection for it.
+pub(super) fn open_late(waiting: &Waiting, is_stopped: &dyn Fn() -> bool) -> Slot<OpenDatabase> {
+    let source = &waiting.source;
+    let mut tries = 0;
+    loop {
+        let lease = waiting
+            .server
+            .budget
+            .admit(admission::connections_needed(source), is_stopped)
+            .ok_or(DumpError::Run(Error::Stopped))?;
+        let opened = admission::connect(source, &waiting.server, lease).and_then(|opening| {
+            let mut openings = [Ok(opening)];
+            let one = std::slice::from_ref(source);
+            pause_replay(one, &mut openings);
+            agree(one, &mut openings);
+            let [opening] = openings;
+            prepared(source, opening?)
+        });
+        match opened {
+            Ok((opening, prepared)) => {
+                let mut open = assembled(source, opening, prepared, &waiting.clusters);
+                open.late = Some(waiting.reason.clone());
+                return Ok(open);
+            }
+            Err(DumpError::NoConnection(words)) => {
+                // Alone on the server, nobody's end is to be waited for.
+                tries += u32::from(!waiting.server.budget.is_shared(0));
+                if tries > source.options.retry.tries {
+                    return Err(DumpError::Failed(words));
+                }
+            }
+            Err(error) => return Err(error),
+        }
     }
-    let endpoint = session.endpoint();
-    format!("{:?} {}", endpoint.address, endpoint.port)
+}
+
+fn prepared(source: &DatabaseSource, mut opening: Opening) -> Slot<(Opening, Prepared)> {
+    let prepared = prepare_with_restarts(source, &mut opening)?;
+    Ok((opening, prepared))
+}
+
+fn assembled(
+    source: &DatabaseSource,
+    mut opening: Opening,
+    prepared: Prepared,
+    clusters: &Clusters,
+) -> OpenDatabase {
+    let hidden = &prepared.catalog.hidden;
+    let passwords = !hidden.iter().any(|gap| gap.what == rights::PASSWORDS);
+    let cluster = clusters.of(
+        source,
+        &mut opening.session,
+        &opening.server,
+        passwords,
+        &prepared.catalog.encoding,
+    );
+    OpenDatabase {
+        source: source.clone(),
+        connector: opening.session.connector(),
+        session: Arc::new(Mutex::new(opening.session)),
+        cluster,
+        prepared,
+        again: Again::default(),
+        server: opening.server,
+        _lease: opening.lease,
+        allowed: opening.allowed,
+        late: None,
+        _pause: opening.pause,
+    }
+}
+
+/// Runs `work` for all items, `at_once` at a time; servers do most of it.
+pub(super) fn in_parallel<T: Send, R: Send>(
+    items: Vec<T>,
+    at_once: usize,
+    work: impl Fn(T) -> R + Sync,
+) -> Vec<R> {
+    let count = items.len();
+    let items = Mutex::new(items.into_iter().enumerate());
+    let results = Mutex::new(Vec::with_capacity(count));
+    let worker = || {
+        loop {
+            let next = items.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some((position, item)) = next else { return };
+            let result = work(item);
+            let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+            results.push((position, result));
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..at_once.min(count) {
+            scope.spawn(worker);
+        }
+    });
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results.sort_by_key(|(position, _)| *position);
+    results.into_iter().map(|(_, result)| result).collect()
 }
 
 /// Opens snapshots until those of each cluster agree.
@@ -230,7 +373,7 @@ fn agree(sources: &[DatabaseSource], openings: &mut [Slot<Opening>]) {
     for (position, opening) in openings.iter().enumerate() {
         if let Ok(opening) = opening {
             clusters
-                .entry(opening.cluster.clone())
+                .entry(opening.server.identity.server.clone())
                 .or_default()
                 .push(position);
         }
@@ -347,14 +490,17 @@ fn pause_replay(sources: &[DatabaseSource], openings: &mut [Slot<Opening>]) {
         if !source.options.pause_replay || !opening.session.facts().in_recovery {
             continue;
         }
-        if let Some(pause) = pauses.get(&opening.cluster) {
+        if let Some(pause) = pauses.get(&opening.server.identity.server) {
             opening.pause.clone_from(pause);
             continue;
         }
         match ReplayPause::begin(&mut opening.session) {
             Ok(pause) => {
                 opening.pause = pause.map(Arc::new);
-                pauses.insert(opening.cluster.clone(), opening.pause.clone());
+                pauses.insert(
+                    opening.server.identity.server.clone(),
+                    opening.pause.clone(),
+                );
             }
             Err(error) => {
                 *slot = Err(DumpError::Failed(format!(
@@ -429,7 +575,13 @@ fn renew(
 fn prepare(source: &DatabaseSource, opening: &mut Opening) -> Slot<Prepared> {
     let session = &mut opening.session;
     let catalog = catalog::read(session, exclusions(source))?;
-    let schema = dump_schema(source, session, &opening.snapshot, &catalog)?;
+    let schema = dump_schema(
+        source,
+        session,
+        (&opening.server, opening.allowed.as_ref()),
+        &opening.snapshot,
+        &catalog,
+    )?;
     Ok(Prepared {
         snapshot: opening.snapshot.clone(),
         catalog,
@@ -441,16 +593,21 @@ fn prepare(source: &DatabaseSource, opening: &mut Opening) -> Slot<Prepared> {
 fn dump_schema(
     source: &DatabaseSource,
     session: &PgSession,
+    (server, allowed): (&Server, Option<&Allowed>),
     snapshot: &SnapshotFacts,
     catalog: &Catalog,
 ) -> Slot<Output> {
-    schema::dump_schema(&SchemaRequest {
-        connector: &session.connector(),
+    let connector = session.connector();
+    let request = SchemaRequest {
+        connector: &connector,
         version_num: session.version_num(),
         snapshot: &snapshot.exported,
         standby: session.facts().in_recovery,
         encoding: &catalog.encoding,
         options: &source.options,
+    };
+    admission::with_child(source, server, &connector, allowed, || {
+        schema::dump_schema(&request)
     })
 }
 
@@ -474,7 +631,13 @@ fn reopen(open: &mut OpenDatabase) -> Slot<()> {
     let mut holder = None;
     let snapshot = renew(&open.source, &mut session, &mut holder)?;
     let catalog = catalog::read(&mut session, exclusions(&open.source))?;
-    let schema = dump_schema(&open.source, &session, &snapshot, &catalog)?;
+    let schema = dump_schema(
+        &open.source,
+        &session,
+        (&open.server, open.allowed.as_ref()),
+        &snapshot,
+        &catalog,
+    )?;
     open.prepared = Prepared {
         snapshot,
         catalog,
@@ -482,105 +645,4 @@ fn reopen(open: &mut OpenDatabase) -> Slot<()> {
         holder,
     };
     Ok(())
-}
-
-/// Dumps the globals of each cluster once and puts everything together.
-fn with_globals(
-    sources: &[DatabaseSource],
-    prepared: Vec<Slot<(Opening, Prepared)>>,
-) -> Vec<Result<OpenDatabase, SourceError>> {
-    let mut clusters: BTreeMap<String, Arc<Cluster>> = BTreeMap::new();
-    let mut opened = Vec::with_capacity(prepared.len());
-    for (source, slot) in sources.iter().zip(prepared) {
-        opened.push(match slot {
-            Err(error) => Err(error.into_source()),
-            Ok((mut opening, prepared)) => {
-                let names: Vec<String> = clusters
-                    .values()
-                    .map(|cluster| cluster.name.clone())
-                    .collect();
-                let cluster = clusters.entry(opening.cluster.clone()).or_insert_with(|| {
-                    Arc::new(new_cluster(source, &mut opening, &prepared, &names))
-                });
-                Ok(OpenDatabase {
-                    source: source.clone(),
-                    connector: opening.session.connector(),
-                    session: Arc::new(Mutex::new(opening.session)),
-                    cluster: Arc::clone(cluster),
-                    prepared,
-                    again: Again::default(),
-                    _pause: opening.pause,
-                })
-            }
-        });
-    }
-    opened
-}
-
-fn new_cluster(
-    source: &DatabaseSource,
-    opening: &mut Opening,
-    prepared: &Prepared,
-    names: &[String],
-) -> Cluster {
-    let session = &mut opening.session;
-    let passwords = !prepared
-        .catalog
-        .hidden
-        .iter()
-        .any(|gap| gap.what == rights::PASSWORDS);
-    // Names of roles have no encoding of their own: they are bytes, made in one database and read in another. Most are made in UTF-8.
-    let other = match prepared.catalog.encoding.as_str() {
-        "UTF8" => None,
-        _ => utf8_database(session),
-    };
-    let dump = |dbname: &str| {
-        schema::dump_globals(
-            &session.connector().with_dbname(dbname),
-            session.version_num(),
-            passwords,
-            &source.options.tools,
-            &source.options.stop,
-        )
-    };
-    let own = source.settings.dbname.as_str();
-    let globals = match other {
-        Some(other) => dump(&other).or_else(|_refused| dump(own)),
-        None => dump(own),
-    }
-    .map_err(|error| error.into_source().to_string());
-    let globals_failure = globals
-        .as_ref()
-        .err()
-        .map(|reason| format!("globals of the cluster are missing: {reason}"));
-    Cluster {
-        name: cluster_name(session, names),
-        globals: Mutex::new(Some(globals)),
-        globals_failure,
-    }
-}
-
-/// Returns the usual database for tools, if it is one in UTF-8.
-fn utf8_database(session: &mut PgSession) -> Option<String> {
-    let found = session.simple_column(
-        "SELECT datname FROM pg_catalog.pg_database WHERE datname = 'postgres' AND datallowconn \
-         AND pg_catalog.pg_encoding_to_char(encoding) = 'UTF8' AND pg_catalog.has_database_privilege(oid, 'CONNECT')",
-    );
-    found.ok()?.into_iter().flatten().next()
-}
-
-/// Names a cluster by where it is, which an operator recognises; two at one place get numbers.
-fn cluster_name(session: &PgSession, taken: &[String]) -> String {
-    let endpoint = session.endpoint();
-    let host = match (&endpoint.host, &endpoint.address) {
-        (Some(host), _) => host.clone(),
-        (None, EndpointAddress::Tcp(address)) => address.to_string(),
-        (None, EndpointAddress::Socket(_)) => "local".to_owned(),
-    };
-    let name = format!("{host}-{}", endpoint.port);
-    let numbered = (2..).map(|number| format!("{name}-{number}"));
-    std::iter::once(name.clone())
-        .chain(numbered)
-        .find(|name| !taken.contains(name))
-        .unwrap_or(name)
 }

@@ -11,6 +11,9 @@ const PG_CLASS_OID: u32 = 1259;
 /// Since when that function exists.
 const ADDRESS_SINCE: u32 = 90_500;
 
+/// What a range of large objects counts as: as much as a part of a big table.
+const LARGE_OBJECT_BYTES: u64 = 128 << 20;
+
 /// One piece of work for one connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Piece {
@@ -32,6 +35,17 @@ pub(super) enum Piece {
         /// First oid of the range.
         first: u32,
     },
+}
+
+impl Piece {
+    /// Returns the bytes that are expected of it.
+    pub(super) fn bytes(&self) -> u64 {
+        match self {
+            Piece::Rows { bytes, .. } => *bytes,
+            // Nobody knows before they are read.
+            Piece::LargeObjects { .. } => LARGE_OBJECT_BYTES,
+        }
+    }
 }
 
 /// Lists all pieces, the biggest first: the last ones to run should be short.

@@ -1,7 +1,8 @@
 //! Copies the rows of open databases into the sink, over several connections.
 //!
 //! A part that others lock goes back into the queue and is tried again later, so that a long ALTER delays
-//! its own table only. Databases are read one after the other, each over all connections of the run.
+//! its own table only. All databases are read at the same time, each by a thread that waits for turns
+//! ([`super::budget`]): on the session of its snapshot, and on more of them where it has the largest pieces.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,10 +10,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::admission;
+use super::budget::{Member, Turn};
 use super::catalog::{self, Table};
 use super::error::DumpError;
 use super::large_objects;
-use super::open::{self, OpenDatabase, SnapshotFacts};
+use super::open::{self, Database, OpenDatabase, SnapshotFacts};
 use super::parts::{self, Form, Piece};
 use super::{RowDigester, RowSum};
 use crate::error::Error;
@@ -23,7 +26,7 @@ use crate::format::path_encoding::encode_name;
 use crate::pipeline::{ItemWriter, Sink, SourceQueue, StreamKind, TreePath};
 use crate::source::SourceError;
 use crate::source::postgres::rights::Gap;
-use crate::source::postgres::{PgSession, ServerError};
+use crate::source::postgres::{PgSession, RetryPolicy, ServerError};
 
 const PAUSE_BUSY: Duration = Duration::from_millis(100);
 /// Bytes of a part between two updates of the counters.
@@ -34,7 +37,7 @@ const SECONDS_MS: i64 = 1000;
 /// What all databases of a run share.
 #[derive(Clone, Copy, Debug)]
 pub struct StreamOptions {
-    /// Connections that copy at once.
+    /// Connections to one server that copy at once.
     pub connections: usize,
     /// Whether the plain BLAKE3 of every stream is made.
     pub content_digest: bool,
@@ -104,23 +107,41 @@ pub fn cluster_consistency(outcomes: &[&DatabaseOutcome]) -> Vec<ClusterConsiste
         .collect()
 }
 
-/// Copies all open databases into the sink; each result stands beside the name of its component. A database
-/// that fails leaves nothing in the tree.
+/// Copies all databases into the sink at the same time, those that wait for a connection when there is one;
+/// each result stands beside the name of its component, in the order of the argument. A database that fails
+/// leaves nothing in the tree.
 pub fn stream_databases(
-    open: Vec<OpenDatabase>,
+    databases: Vec<Database>,
     sink: &Sink,
     digester: &RowDigester,
     options: StreamOptions,
 ) -> Vec<(String, Result<DatabaseOutcome, SourceError>)> {
-    open.iter()
-        .for_each(|open| sink.stats.bytes_expected.add(open.bytes_expected()));
-    open.into_iter()
-        .map(|mut open| {
-            let name = open.name().to_owned();
-            let outcome = stream_with_restarts(&mut open, sink, digester, options);
-            (name, outcome.map_err(DumpError::into_source))
-        })
-        .collect()
+    for database in &databases {
+        if let Database::Open(open) = database {
+            sink.stats.bytes_expected.add(open.bytes_expected());
+        }
+        database.server().budget.set_copies_max(options.connections);
+    }
+    let at_once = databases.len();
+    open::in_parallel(databases, at_once, |database| {
+        let name = database.name().to_owned();
+        let outcome = opened(database, sink)
+            .and_then(|mut open| stream_with_restarts(&mut open, sink, digester, options));
+        (name, outcome.map_err(DumpError::into_source))
+    })
+}
+
+/// Opens a database that has waited until now.
+fn opened(database: Database, sink: &Sink) -> Result<Box<OpenDatabase>, DumpError> {
+    let waiting = match database {
+        Database::Open(open) => return Ok(open),
+        Database::Waiting(waiting) => waiting,
+    };
+    let opened = open::open_late(&waiting, &|| sink.pool.is_stopped());
+    waiting.server.budget.waits_no_more();
+    let open = opened?;
+    sink.stats.bytes_expected.add(open.bytes_expected());
+    Ok(Box::new(open))
 }
 
 fn stream_with_restarts(
@@ -155,6 +176,7 @@ struct Run<'a> {
     content_digest: bool,
     base: &'a TreePath,
     holder: Option<Mutex<&'a mut PgSession>>,
+    member: Member,
     work: Mutex<VecDeque<Work>>,
     sums: Mutex<Vec<RowSum>>,
     /// Tables and parts that were copied in binary.
@@ -199,8 +221,8 @@ fn stream_once(
         .unwrap_or(options.connections)
         .clamp(1, options.connections.max(1));
     let pieces = parts::plan(&open.prepared.catalog, open.source.options.range_blocks);
-    let threads = connections.min(pieces.len()).max(1);
-    let work = pieces
+    let allowed = open.allowed.as_ref().map_or(connections, |a| a.connections);
+    let work: VecDeque<Work> = pieces
         .into_iter()
         .map(|piece| Work {
             piece,
@@ -218,6 +240,7 @@ fn stream_once(
         holder: holder
             .as_mut()
             .map(|holder| Mutex::new(&mut holder.session)),
+        member: open.server.budget.join(connections.min(allowed)),
         work: Mutex::new(work),
         sums: Mutex::new(vec![RowSum::default(); open.prepared.catalog.tables.len()]),
         binary: Mutex::default(),
@@ -227,16 +250,21 @@ fn stream_once(
     };
     write_globals(&run)?;
     run.write_output(&run.base.join(b"schema.dump"), &open.prepared.schema)?;
-    let mut session = lock(&open.session);
+    run.tell_what_is_left(&lock(&run.work));
     thread::scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(|| run.work_on_new_session());
+        while let Some(turn) = run.member.next_turn(&|| run.check().is_err()) {
+            let run = &run;
+            scope.spawn(move || match turn.extra.is_some() {
+                true => run.work_on_new_session(turn),
+                false => run.keep(run.work_on(&mut lock(&run.open.session))),
+            });
         }
-        run.keep(run.work_on(&mut session));
     });
+    let mut session = lock(&open.session);
     if let Some(error) = lock(&run.failure).take() {
         return Err(error);
     }
+    run.check()?;
     let large_objects = run.write_large_object_metadata(&mut session)?;
     run.finish(&session, large_objects)
 }
@@ -274,8 +302,10 @@ impl Run<'_> {
     }
 
     /// Opens one more connection in the same snapshot; where that fails, the others do its work.
-    fn work_on_new_session(&self) {
-        let options = self.open.source.options.session();
+    fn work_on_new_session(&self, mut turn: Turn) {
+        let budget = &self.open.server.budget;
+        let mut options = self.open.source.options.session();
+        options.retry = RetryPolicy::once();
         let opened = self.open.connector.connect(&options).and_then(|mut session| {
             session.batch_execute(&format!(
                 "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
@@ -284,8 +314,25 @@ impl Run<'_> {
             Ok(session)
         });
         match opened {
-            Ok(mut session) => self.keep(self.work_on(&mut session)),
-            Err(error) => tracing::warn!(%error, "going on with fewer connections"),
+            Ok(mut session) => {
+                budget.connected();
+                self.keep(self.work_on(&mut session));
+                session.close();
+            }
+            Err(error) => {
+                turn.extra = None;
+                let refused = budget.refused();
+                if refused.first {
+                    let limit = match admission::is_limit(&error) {
+                        true => format!("; {}", self.open.server.limit),
+                        false => String::new(),
+                    };
+                    tracing::warn!(
+                        connections = refused.left,
+                        "going on with fewer connections, more are tried for now and then: {error}{limit}"
+                    );
+                }
+            }
         }
     }
 
@@ -305,7 +352,12 @@ impl Run<'_> {
                     )));
                 }
                 work.not_before = Some(Instant::now() + PAUSE_BUSY);
-                lock(&self.work).push_back(work);
+                let mut waiting = lock(&self.work);
+                waiting.push_back(work);
+                self.tell_what_is_left(&waiting);
+            }
+            if self.member.should_give_way() {
+                break;
             }
         }
         Ok(())
@@ -324,11 +376,18 @@ impl Run<'_> {
                 .iter()
                 .position(|work| work.not_before.is_none_or(|time| time <= now));
             if let Some(position) = ready {
-                return work.remove(position);
+                let next = work.remove(position);
+                self.tell_what_is_left(&work);
+                return next;
             }
             drop(work);
             thread::sleep(PAUSE_BUSY / 4);
         }
+    }
+
+    fn tell_what_is_left(&self, work: &VecDeque<Work>) {
+        let bytes = work.front().map_or(0, |work| work.piece.bytes());
+        self.member.left(work.len(), bytes);
     }
 
     fn name_of(&self, piece: &Piece) -> String {
@@ -581,6 +640,11 @@ impl Run<'_> {
         if again.replays > 0 {
             notes.push("begun again, because the replay of the standby ended it once".to_owned());
         }
+        if let Some(reason) = &self.open.late {
+            notes.push(format!(
+                "its snapshot is later than those of the cluster's other databases: {reason}"
+            ));
+        }
         Ok(DatabaseOutcome {
             tables: table_count,
             rows,
@@ -643,6 +707,7 @@ impl Run<'_> {
         DatabaseInfo {
             name: session.endpoint().dbname.clone(),
             cluster: self.open.cluster.name.clone(),
+            system_identifier: self.open.cluster.system_identifier.clone(),
             server_version_num: session.version_num(),
             server_version: session.facts().version.clone(),
             pg_dump_version: prepared.schema.version.clone(),
