@@ -112,6 +112,8 @@ pub(super) enum Command {
     Copy(Copy),
     /// Look for damage
     Verify(Verify),
+    /// Say whether everything is backed up and good; for people and monitors
+    Status(Status),
     /// Show what opens the repository
     #[command(subcommand)]
     Key(Key),
@@ -647,6 +649,28 @@ pub(super) enum Owner {
     Numbers,
     /// Whoever restores
     Leave,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(long_about = "\
+Say whether everything is backed up and good.
+
+For each component: its last good snapshot and how old that is, its size against the median of the ones before; certificates \
+that end soon; when the repository was last verified, how deep, and the last drill; its size and growth. With a site file \
+(--site) every component that it names must be there, and its [status] section says when to warn.
+
+--monitor prints one line and ends with 0 (ok), 1 (warning) or 2 (critical), as monitoring plugins do. Otherwise the exit code is 0, \
+or 3 if there is a warning or worse.")]
+pub(super) struct Status {
+    /// Only this site [default: the site file's, else all of them]
+    #[arg(long, value_name = "NAME")]
+    pub(super) of: Option<String>,
+    /// One line and an exit code for a monitor: 0 ok, 1 warning, 2 critical
+    #[arg(long, conflicts_with = "json")]
+    pub(super) monitor: bool,
+    /// Also write metrics for Prometheus into this file, all at once
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) prometheus: Option<PathBuf>,
 }
 
 #[derive(Debug, ClapArgs)]

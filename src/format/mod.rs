@@ -29,7 +29,7 @@
 //! | `snapshots/<hash>` | [`snapshot`] | sealed, kind 3 | hash |
 //! | `log/<number>` | [`log`] | sealed, kind 4 | its number, 16 decimal digits, from 1 without gaps |
 //! | `gc/<hash>` | [`log::GcList`] | sealed, kind 5 | hash |
-//! | `ledger/<hash>` | reserved | sealed, kind 6 | hash |
+//! | `ledger/<hash>` | [`ledger`] | sealed, kind 6 | hash |
 //! | `quarantine/<hash>` | [`log::Quarantine`] | sealed, kind 7 | hash |
 //! | `checkpoints/<hash>` | [`log::Checkpoint`] | sealed, kind 8 | hash |
 //! | `maps/<hash>` | reserved | sealed, kind 9 | hash |
@@ -228,7 +228,8 @@
 //! | 7 | checkpoint | object |
 //!
 //! A client that meets an unknown action must not append. What the entries mean together, and what an entry is tested for, is `store::state` and
-//! `store::append`. *Written by later versions, read by this one*: gc lists, quarantines, checkpoints. *Reserved*: ledger and maps.
+//! `store::append`. *Written by later versions, read by this one*: gc lists, quarantines, checkpoints. *Reserved*: maps. The ledger is named by
+//! nothing; nothing rests on it.
 //! (A copy between repositories with different dedup secrets needs no map of ids: what is unchanged is known by digests that no secret goes into,
 //! see `ops::copy`.)
 //!
@@ -264,6 +265,7 @@ pub mod id;
 pub mod index;
 pub mod key;
 pub mod large_object;
+pub mod ledger;
 pub mod log;
 pub mod node;
 pub mod pack;

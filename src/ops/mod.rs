@@ -14,6 +14,7 @@ pub mod export_database;
 pub mod find;
 pub mod init;
 pub mod layout;
+pub mod ledger;
 pub mod ls;
 pub mod manifest;
 pub mod preflight;
@@ -24,6 +25,7 @@ mod schema_diff;
 pub mod site_check;
 pub mod snapshots;
 pub mod stats;
+pub mod status;
 mod stream;
 #[cfg(test)]
 pub(crate) mod testing;

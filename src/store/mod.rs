@@ -44,6 +44,7 @@ use crate::crypto::{Keyring, Random, SealError, SystemRandom};
 use crate::format::header::{HeaderError, SealedKind};
 use crate::format::id::ObjectHash;
 use crate::format::index::IndexRun;
+use crate::format::ledger::LedgerEntry;
 use crate::format::log::{GcList, Quarantine};
 use crate::format::repository::RepositoryFormat;
 use crate::format::snapshot::Record;
@@ -209,6 +210,18 @@ impl Repository {
     pub fn load_record(&self, hash: &ObjectHash) -> Result<Record, StoreError> {
         let plaintext = self.load_object(SealedKind::Snapshot, hash)?;
         decode(ObjectName::hashed(ObjectKind::Snapshot, hash.0), &plaintext)
+    }
+
+    /// Stores an entry of the ledger. No log entry names it.
+    pub fn put_ledger(&self, entry: &LedgerEntry) -> Result<ObjectHash, StoreError> {
+        let plaintext = minicbor::to_vec(entry).expect("a vector takes every byte");
+        self.put_object(SealedKind::Ledger, 0, &plaintext)
+    }
+
+    /// Reads an entry of the ledger.
+    pub fn load_ledger(&self, hash: &ObjectHash) -> Result<LedgerEntry, StoreError> {
+        let plaintext = self.load_object(SealedKind::Ledger, hash)?;
+        decode(ObjectName::hashed(ObjectKind::Ledger, hash.0), &plaintext)
     }
 
     /// Reads an index run and checks it against the newest state that was read.

@@ -14,6 +14,7 @@ mod shell;
 mod site;
 mod snapshots;
 mod stats;
+mod status;
 mod verify;
 
 use std::cell::RefCell;
@@ -110,6 +111,7 @@ fn dispatch(context: &Context<'_>, command: Command) -> anyhow::Result<u8> {
         Command::Copy(args) => copy::run(context, &args),
         Command::Verify(args) => verify::run(context, &args),
         Command::Stats(args) => stats::run(context, &args),
+        Command::Status(args) => status::run(context, &args),
         Command::Manifest(args) => cat::manifest(context, &args),
         Command::Key(args) => key::run(context, &args),
         Command::Demo(args) => demo::run(context, &args),

@@ -101,6 +101,7 @@ fn look(context: &Context<'_>, args: &Verify) -> anyhow::Result<u8> {
                 (false, false) => Depth::Structure,
             },
             threads,
+            host: Some(open::host()),
         };
         let interrupt = context.interrupt();
         let _progress = Progress::start(context.global, &stats, sample);

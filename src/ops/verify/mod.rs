@@ -9,7 +9,8 @@
 //!
 //! [`against`] compares a directory with a snapshot.
 //!
-//! What is damaged is handed to the caller, one [`Finding`] each, and the rest is gone on with. It changes nothing.
+//! What is damaged is handed to the caller, one [`Finding`] each, and the rest is gone on with. It changes nothing, but adds a line to
+//! the ledger ([`crate::format::ledger`]) where it is told its host.
 //!
 //! Invariants:
 //! 1. A flipped bit in any object is found by `Data` (`every_flip_is_found`).
@@ -33,7 +34,9 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::ops::backup::Interrupt;
+use crate::format::ledger::{LedgerDepth, LedgerEntry, LedgerKind};
+use crate::ops::backup::{Interrupt, now};
+use crate::ops::ledger;
 use crate::ops::snapshots::{self, Snapshot};
 use crate::ops::window::thread_count;
 use crate::stats::Stats;
@@ -65,6 +68,8 @@ pub struct VerifyOptions {
     pub depth: Depth,
     /// Threads; absent: one for each core.
     pub threads: Option<usize>,
+    /// This host, under which the run is noted in the ledger; absent: it is not noted.
+    pub host: Option<String>,
 }
 
 /// What kind of thing was found.
@@ -234,6 +239,7 @@ pub fn verify(
     each: Report<'_>,
 ) -> Result<VerifySummary> {
     let begun = Instant::now();
+    let started = now();
     let report = Reporter::new(each);
     let threads = options.threads.unwrap_or_else(thread_count).clamp(1, 256);
     let mut summary = VerifySummary::default();
@@ -267,7 +273,47 @@ pub fn verify(
     summary.damaged = report.damaged.load(Ordering::Relaxed);
     summary.affected = report.affected.load(Ordering::Relaxed);
     summary.seconds = begun.elapsed().as_secs_f64();
+    if let Some(host) = &options.host {
+        let one = options.snapshot.as_ref().and(snapshots.first());
+        let entry = LedgerEntry {
+            kind: LedgerKind::Verify,
+            depth: options.depth.into(),
+            snapshot: one.map(|snapshot| snapshot.id),
+            site: one.map_or_else(String::new, |snapshot| snapshot.record.site.clone()),
+            started,
+            finished: now(),
+            log_position: state.seq(),
+            damaged: summary.damaged,
+            affected: summary.affected,
+            snapshots: summary.snapshots,
+            packs: summary.packs,
+            chunks: summary.chunks,
+            files: summary.files,
+            rows: summary.rows,
+            bytes: summary.bytes_read,
+            host: host.clone(),
+            program: concat!("holdfast ", env!("CARGO_PKG_VERSION")).into(),
+            ..LedgerEntry::default()
+        };
+        // The proof is made; that nobody will remember it harms nothing that is stored.
+        if let Some(error) = ledger::write(repository, &entry) {
+            report.note(format!(
+                "this verification could not be noted in the ledger: {}",
+                describe(&error)
+            ));
+        }
+    }
     Ok(summary)
+}
+
+impl From<Depth> for LedgerDepth {
+    fn from(depth: Depth) -> Self {
+        match depth {
+            Depth::Structure => Self::Structure,
+            Depth::Data => Self::Data,
+            Depth::EndToEnd => Self::EndToEnd,
+        }
+    }
 }
 
 /// The snapshots to verify; damaged records were reported already.

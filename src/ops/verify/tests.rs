@@ -102,6 +102,7 @@ fn one_snapshot_can_be_asked_for() {
         snapshot: Some(snapshot.into()),
         depth: Depth::EndToEnd,
         threads: Some(2),
+        host: None,
     };
     let verify = |snapshot: &str| {
         verify(
