@@ -2,17 +2,21 @@
 # A database full of traps, restored in four ways into a second cluster, each compared with its source: `pg_dump | psql` (what everybody's round trip
 # loses), `restore --into`, `export --format sql | psql`, `export --format pg-directory` and `pg_restore -j2`. Takes about two minutes.
 #
-#   tests/scripts/nasty.sh FOLDER [DATABASE…]
+#   tests/scripts/nasty.sh [FOLDER] [DATABASE…]
 #
-# FOLDER holds nasty.sql, install-nasty-ext.sh and check-roundtrip.sh (SOURCE-CONNINFO TARGET-CONNINFO: prints what differs). nasty.sql makes the
-# databases nasty, nasty_latin1 and nasty_ascii. Runs as root, with PostgreSQL's programs in BIN (default: the newest of Debian's) and the program
+# FOLDER (default: nasty beside this script) holds nasty.sql (old.sql for a source before 10), install-nasty-ext.sh and check-roundtrip.sh
+# (SOURCE-CONNINFO TARGET-CONNINFO: prints what differs). nasty.sql makes the databases nasty, nasty_latin1 and nasty_ascii. Runs as root, with PostgreSQL's programs in BIN (default: the newest of Debian's) and the program
 # in HOLDFAST (default target/release/holdfast). Instead of clusters of its own it takes those at SOURCE and TARGET (connection strings without dbname,
 # of servers whose sharedir is SOURCE_SHARE and TARGET_SHARE), of any versions: BIN is then the newer one's, SOURCE_BIN the source's, and the databases of nasty.sql there are
 # dropped. Ends with status 1 if one of our ways differs from the source where `pg_dump | psql` does not.
 set -euo pipefail
 
-nasty=$(cd "${1:?usage: nasty.sh FOLDER [DATABASE…]}" && pwd)
-shift
+nasty=$(dirname "$0")/nasty
+if [[ -d ${1:-} ]]; then
+    nasty=$1
+    shift
+fi
+nasty=$(cd "$nasty" && pwd)
 databases=("$@")
 [[ ${#databases[@]} -gt 0 ]] || databases=(nasty nasty_latin1 nasty_ascii)
 here=$(cd "$(dirname "$0")/../.." && pwd)
@@ -47,7 +51,11 @@ a() { echo "$source dbname=$1"; }
 b() { echo "$target dbname=$1"; }
 tsdir=()
 [[ -n ${SOURCE:-} ]] || tsdir=(-v tsdir="$work/ts-a")
-psql -Xqd "$(a postgres)" "${tsdir[@]}" -f "$nasty/nasty.sql" >"$work/nasty.log" 2>&1 || { tail "$work/nasty.log"; exit 1; }
+number() { psql -XAtd "$1" -c 'SHOW server_version_num'; }
+sql=nasty.sql
+(($(number "$(a postgres)") >= 100000)) || sql=old.sql
+psql -Xqd "$(a postgres)" "${tsdir[@]}" -f "$nasty/$sql" >"$work/nasty.log" 2>&1 || { tail "$work/nasty.log"; exit 1; }
+sed -nE 's/^(left out .*)/-- \1/p' "$work/nasty.log" | sort -u
 
 # Roles and tablespaces of the target, once.
 [[ -n ${SOURCE:-} ]] || psql -Xqd "$(b postgres)" -c "CREATE TABLESPACE \"nasty ts\" LOCATION '$work/ts-b'"
@@ -63,7 +71,8 @@ drop() {
     psql -XAtqd "$(b "$1")" -c "SELECT format('ALTER SUBSCRIPTION %1\$I DISABLE; ALTER SUBSCRIPTION %1\$I SET (slot_name = NONE); DROP SUBSCRIPTION %1\$I;', subname)
         FROM pg_subscription WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())" 2>/dev/null |
         psql -Xqd "$(b "$1")" >/dev/null 2>&1 || true
-    psql -Xqd "$(b postgres)" -c "SET client_min_messages = error" -c "DROP DATABASE IF EXISTS \"$1\" WITH (FORCE)"
+    psql -XAtqd "$(b postgres)" -c "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE datname = '$1'" >/dev/null
+    psql -Xqd "$(b postgres)" -c "SET client_min_messages = error" -c "DROP DATABASE IF EXISTS \"$1\""
 }
 
 restore_by() {
