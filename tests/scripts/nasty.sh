@@ -75,7 +75,17 @@ drop() {
     psql -Xqd "$(b postgres)" -c "SET client_min_messages = error" -c "DROP DATABASE IF EXISTS \"$1\""
 }
 
+# pg_dump from 13 on writes a LOCALE that older servers don't know; there the database is made beforehand, for psql and pg_restore. `restore` must do it.
+create() {
+    (($(number "$(b postgres)") < 130000)) || return 0
+    psql -XAtd "$(a postgres)" -v name="$1" <<'SQL' | psql -Xqd "$(b postgres)"
+SELECT format('CREATE DATABASE %I TEMPLATE template0 ENCODING %L LC_COLLATE %L LC_CTYPE %L', datname, pg_encoding_to_char(encoding), datcollate, datctype)
+FROM pg_database WHERE datname = :'name'
+SQL
+}
+
 restore_by() {
+    [[ $1 == restore ]] || create "$2"
     case $1 in
     pg_dump) "${SOURCE_BIN:-$bin}/pg_dump" -C -d "$(a "$2")" | psql -Xqd "$(b postgres)" ;;
     restore) "$holdfast" restore latest --database "$2" --into "$(b "$2")" --check ;;
