@@ -109,7 +109,7 @@ for database in "${databases[@]}"; do
             END { for (line in n) if (n[line]) print (n[line] > 0 ? "< " : "> ") line }' | sort >"$work/$way.found" || true
         lines=$(wc -l <"$work/$way.found")
         printf '== %s by %s: %s; %d lines on stderr\n' "$database" "$way" "$(tail -1 "$work/$way.diff")" "$(grep -ciE 'error|warning' "$work/$way.log" || true)"
-        if ! tail -1 "$work/$way.diff" | grep -qE '^(IDENTICAL|DIFFERENT)$'; then
+        if grep -a '^psql:.*ERROR' "$work/$way.diff" || ! tail -1 "$work/$way.diff" | grep -qE '^(IDENTICAL|DIFFERENT)$'; then
             failed=1
             echo "   could not be compared:"
             tail -5 "$work/$way.log" | cut -c1-300 | sed 's/^/   /'

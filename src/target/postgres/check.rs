@@ -11,7 +11,7 @@ use std::thread;
 
 use xxhash_rust::xxh3::xxh3_128_with_secret;
 
-use super::data::{LoadedViaRoot, column_list, encoding_option, qualified};
+use super::data::{LoadedViaRoot, PARTITION_ROOT, column_list, encoding_option, qualified};
 use super::error::RestoreError;
 use super::report::{CheckReport, Difference, Recorder};
 use crate::format::database::{DatabaseInfo, TableInfo};
@@ -123,12 +123,15 @@ impl Check<'_> {
         session: &mut PgSession,
     ) -> Result<BTreeMap<TableName, TableName>, RestoreError> {
         let mut roots = BTreeMap::new();
-        let sql = "SELECT n.nspname::text, c.relname::text, rn.nspname::text, r.relname::text \
-                   FROM pg_catalog.pg_partition_tree(pg_catalog.pg_partition_root(pg_catalog.to_regclass($1))) t \
-                   JOIN pg_catalog.pg_class c ON c.oid = t.relid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-                   JOIN pg_catalog.pg_class r ON r.oid = pg_catalog.pg_partition_root(t.relid) JOIN pg_catalog.pg_namespace rn ON rn.oid = r.relnamespace";
+        let sql = format!(
+            "WITH RECURSIVE {PARTITION_ROOT}, down AS (SELECT relid FROM root UNION ALL SELECT i.inhrelid FROM down \
+             JOIN pg_catalog.pg_inherits i ON i.inhparent = down.relid) \
+             SELECT n.nspname::text, c.relname::text, rn.nspname::text, r.relname::text FROM down \
+             JOIN pg_catalog.pg_class c ON c.oid = down.relid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+             CROSS JOIN root JOIN pg_catalog.pg_class r ON r.oid = root.relid JOIN pg_catalog.pg_namespace rn ON rn.oid = r.relnamespace"
+        );
         for (schema, name) in self.via_root {
-            for row in session.query(sql, &[&qualified(schema, name)])? {
+            for row in session.query(&sql, &[&qualified(schema, name)])? {
                 roots.insert((row.get(0), row.get(1)), (row.get(2), row.get(3)));
             }
         }

@@ -30,6 +30,7 @@ pub mod directory;
 pub mod error;
 pub mod globals;
 pub(crate) mod large_objects;
+pub(crate) mod older;
 pub mod plan;
 pub(crate) mod post_data;
 pub mod report;

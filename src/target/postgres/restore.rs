@@ -23,6 +23,7 @@ use super::check::Check;
 use super::data::qualified;
 use super::data::{Load, LoadedViaRoot, set_sequences};
 use super::ddl::{DdlSession, DdlSettings, statement_text};
+use super::older::for_server;
 use super::error::RestoreError;
 use super::globals::{
     ExistingGlobals, GlobalStatement, GlobalSubject, Globals, created_roles, is_predefined_role,
@@ -649,6 +650,12 @@ impl Restore<'_> {
                 database: database.to_owned(),
                 reason,
             };
+            let sql = &for_server(
+                &step.kind,
+                sql,
+                maintenance.version_num(),
+                plan.session.standard_strings,
+            );
             let text = statement_text(sql, &plan.session.encoding, "")
                 .ok_or_else(|| refused("its statement is not UTF-8".to_owned()))?;
             match maintenance.batch_execute(&text) {
