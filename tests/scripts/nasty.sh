@@ -75,9 +75,10 @@ drop() {
     psql -Xqd "$(b postgres)" -c "SET client_min_messages = error" -c "DROP DATABASE IF EXISTS \"$1\""
 }
 
-# pg_dump from 13 on writes a LOCALE that older servers don't know; there the database is made beforehand, for psql and pg_restore. `restore` must do it.
+# CREATE DATABASE of pg_dump from 13 on has a LOCALE, from 15 on a LOCALE_PROVIDER that older servers don't know; there the database is made beforehand
+# for psql and pg_restore, which go on. `restore` finds the words itself.
 create() {
-    (($(number "$(b postgres)") < 130000)) || return 0
+    (($(number "$(b postgres)") < 150000)) || return 0
     psql -XAtd "$(a postgres)" -v name="$1" <<'SQL' | psql -Xqd "$(b postgres)"
 SELECT format('CREATE DATABASE %I TEMPLATE template0 ENCODING %L LC_COLLATE %L LC_CTYPE %L', datname, pg_encoding_to_char(encoding), datcollate, datctype)
 FROM pg_database WHERE datname = :'name'

@@ -74,7 +74,7 @@ WITH chk AS (
 \endif
 SELECT format($q$SELECT %L, count(*), coalesce(sum(('x' || left(h, 16))::bit(64)::bigint::numeric), 0), coalesce(sum(('x' || right(h, 16))::bit(64)::bigint::numeric), 0)
               FROM (SELECT md5(ROW(%s)::text) AS h FROM %s%s) s;$q$,
-         name, (SELECT string_agg(quote_ident(attname), ',' ORDER BY attname COLLATE "C") FROM pg_attribute WHERE attrelid = chk.oid AND attnum > 0 AND NOT attisdropped),
+         name, (SELECT string_agg(quote_ident(attname), ',' ORDER BY attname::text COLLATE "C") FROM pg_attribute WHERE attrelid = chk.oid AND attnum > 0 AND NOT attisdropped),
          o, oid::regclass)
 FROM chk ORDER BY name COLLATE "C" \gexec
 SQL
@@ -87,8 +87,11 @@ SELECT schemaname, sequencename, data_type, start_value, min_value, max_value, i
 \endif
 SQL
 cat >"$tmp/lo.sql" <<'SQL'
-SELECT m.oid, pg_get_userbyid(lomowner), array_to_string(ARRAY(SELECT x::text FROM unnest(lomacl) x ORDER BY 1), ','), obj_description(m.oid, 'pg_largeobject'), max(pageno::int8 * (SELECT setting::int8 / 4 FROM pg_settings WHERE name = 'block_size') + length(data)), md5(string_agg(md5(pageno::text || regexp_replace(encode(data, 'hex'), '(00)+$', '')), '' ORDER BY pageno) FILTER (WHERE btrim(data, '\x00') <> ''))
-FROM pg_largeobject_metadata m LEFT JOIN pg_largeobject d ON d.loid = m.oid GROUP BY m.oid, lomowner, lomacl ORDER BY 1;
+SELECT m.oid, pg_get_userbyid(lomowner), array_to_string(ARRAY(SELECT x::text FROM unnest(lomacl) x ORDER BY 1), ','), obj_description(m.oid, 'pg_largeobject'), d.size, d.sum
+FROM pg_largeobject_metadata m LEFT JOIN LATERAL (
+  SELECT max(pageno::int8 * (SELECT setting::int8 / 4 FROM pg_settings WHERE name = 'block_size') + length(data)) AS size,
+         md5(string_agg(md5(pageno::text || regexp_replace(encode(data, 'hex'), '(00)+$', '')), '' ORDER BY pageno) FILTER (WHERE btrim(data, '\x00') <> '')) AS sum
+  FROM pg_largeobject WHERE loid = m.oid) d ON true ORDER BY 1;
 SQL
 cat >"$tmp/cat.sql" <<'SQL'
 SELECT 'ext', extname, extversion, extnamespace::regnamespace FROM pg_extension ORDER BY 2;
