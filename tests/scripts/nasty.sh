@@ -8,7 +8,7 @@
 # (SOURCE-CONNINFO TARGET-CONNINFO: prints what differs). nasty.sql makes the databases nasty, nasty_latin1 and nasty_ascii. Runs as root, with PostgreSQL's programs in BIN (default: the newest of Debian's) and the program
 # in HOLDFAST (default target/release/holdfast). Instead of clusters of its own it takes those at SOURCE and TARGET (connection strings without dbname,
 # of servers whose sharedir is SOURCE_SHARE and TARGET_SHARE), of any versions: BIN is then the newer one's, SOURCE_BIN the source's, and the databases of nasty.sql there are
-# dropped. Ends with status 1 if one of our ways differs from the source where `pg_dump | psql` does not.
+# dropped. LOBIG is the size of a sparse large object (default 30000000). Ends with status 1 if one of our ways differs from the source where `pg_dump | psql` does not.
 set -euo pipefail
 
 nasty=$(dirname "$0")/nasty
@@ -54,7 +54,7 @@ tsdir=()
 number() { psql -XAtd "$1" -c 'SHOW server_version_num'; }
 sql=nasty.sql
 (($(number "$(a postgres)") >= 100000)) || sql=old.sql
-psql -Xqd "$(a postgres)" "${tsdir[@]}" -f "$nasty/$sql" >"$work/nasty.log" 2>&1 || { tail "$work/nasty.log"; exit 1; }
+psql -Xqd "$(a postgres)" "${tsdir[@]}" ${LOBIG:+-v lobig="$LOBIG"} -f "$nasty/$sql" >"$work/nasty.log" 2>&1 || { tail "$work/nasty.log"; exit 1; }
 sed -nE 's/^(left out .*)/-- \1/p' "$work/nasty.log" | sort -u
 
 # Roles and tablespaces of the target, once.
@@ -104,11 +104,12 @@ for database in "${databases[@]}"; do
     for way in pg_dump restore sql pg-directory; do
         drop "$database"
         restore_by "$way" "$database" >"$work/$way.log" 2>&1 || true
-        DIFFLINES=100000 bash "$nasty/check-roundtrip.sh" "$(a "$database")" "$(b "$database")" >"$work/$way.diff" 2>&1 || true
+        SOURCE_CACHE=$work/source-$database DIFFLINES=100000 bash "$nasty/check-roundtrip.sh" "$(a "$database")" "$(b "$database")" >"$work/$way.diff" 2>&1 || true
         # What is only elsewhere (a row in another leaf of a hash partitioned table, whose enums have other oids) is no difference.
         grep -aE '^[<>] ' "$work/$way.diff" | awk '{ line = substr($0, 3); n[line] += /^</ ? 1 : -1 }
             END { for (line in n) if (n[line]) print (n[line] > 0 ? "< " : "> ") line }' | sort >"$work/$way.found" || true
         lines=$(wc -l <"$work/$way.found")
+        [[ $way != restore ]] || sed -nE 's/^  (compared |DIFFERS)/   --check: \1/p' "$work/$way.log" | cut -c1-200
         printf '== %s by %s: %s; %d lines on stderr\n' "$database" "$way" "$(tail -1 "$work/$way.diff")" "$(grep -ciE 'error|warning' "$work/$way.log" || true)"
         if grep -a '^psql:.*ERROR' "$work/$way.diff" || ! tail -1 "$work/$way.diff" | grep -qE '^(IDENTICAL|DIFFERENT)$'; then
             failed=1

@@ -27,6 +27,8 @@ mkdir -p "$folder/log"
 folder=$(cd "$folder" && pwd)
 export HOLDFAST=${HOLDFAST:-$here/target/release/holdfast}
 runas=${RUNAS:-postgres}
+# pg_dump writes its zeros out, a dozen times a pair.
+export LOBIG=${LOBIG:-3000000}
 id -u "$runas" >/dev/null 2>&1 || useradd --system --no-create-home "$runas"
 
 # The minor of a server must not be newer than that of its client: a pg_dump older than the server is passed over.

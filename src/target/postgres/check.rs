@@ -1,8 +1,8 @@
 //! Reads the restored rows back and compares them with the archive: per table the number of rows and the sum of their digests, which does not depend on
 //! their order. Sequences and the number of large objects are compared too.
 //!
-//! It reads in the session settings of a dump, so that equal values have equal text. Between minor releases the text of a type may change; a difference is
-//! then said to be possible, not hidden. Tables that were loaded through a partitioned table are compared together, because their rows may have changed
+//! It reads in the session settings of a dump, so that equal values have equal text. Numbers with a binary point are compared across the version that changed
+//! their text (see [`super::floats`]). Between other releases the text of a type may change too; a difference is then said to be possible, not hidden. Tables that were loaded through a partitioned table are compared together, because their rows may have changed
 //! places.
 
 use std::collections::BTreeMap;
@@ -13,6 +13,7 @@ use xxhash_rust::xxh3::xxh3_128_with_secret;
 
 use super::data::{LoadedViaRoot, PARTITION_ROOT, column_list, encoding_option, qualified};
 use super::error::RestoreError;
+use super::floats::{FloatColumns, SHORTEST};
 use super::report::{CheckReport, Difference, Recorder};
 use crate::format::database::{DatabaseInfo, TableInfo};
 use crate::source::postgres::{ConnectOptions, Connector, PgSession};
@@ -228,12 +229,20 @@ impl Check<'_> {
             }
             None => format!("COPY {name}{list} TO STDOUT{encoding}"),
         };
+        let floats =
+            match self.info.server_version_num < SHORTEST && session.version_num() >= SHORTEST {
+                true => FloatColumns::of(session, &name, &table.columns)?,
+                false => FloatColumns::default(),
+            };
         let mut sum = RowSum::default();
         session.copy_out(&sql, &mut |row| {
             if sum.rows % 4096 == 0 {
                 self.recorder.check_interrupt()?;
             }
-            sum.add_row(row, self.secret);
+            match floats.is_empty() {
+                true => sum.add_row(row, self.secret),
+                false => sum.add_row(&floats.rewrite(row), self.secret),
+            }
             Ok::<(), RestoreError>(())
         })?;
         Ok(sum)

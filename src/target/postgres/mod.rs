@@ -28,6 +28,7 @@ pub(crate) mod data;
 pub(crate) mod ddl;
 pub mod directory;
 pub mod error;
+pub(crate) mod floats;
 pub mod globals;
 pub(crate) mod large_objects;
 pub(crate) mod older;

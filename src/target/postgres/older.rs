@@ -114,7 +114,8 @@ mod tests {
         let icu = "CREATE DATABASE d WITH LOCALE_PROVIDER = icu ICU_LOCALE = 'de';";
         check("DATABASE", icu, 120_000, icu);
 
-        let operator = "CREATE OPERATOR s.=> (\n    FUNCTION = s.\"FUNCTION = f\",\n    LEFTARG = text\n);";
+        let operator =
+            "CREATE OPERATOR s.=> (\n    FUNCTION = s.\"FUNCTION = f\",\n    LEFTARG = text\n);";
         check("OPERATOR", operator, 110_000, operator);
         check(
             "OPERATOR",

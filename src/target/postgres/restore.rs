@@ -23,13 +23,13 @@ use super::check::Check;
 use super::data::qualified;
 use super::data::{Load, LoadedViaRoot, set_sequences};
 use super::ddl::{DdlSession, DdlSettings, statement_text};
-use super::older::for_server;
 use super::error::RestoreError;
 use super::globals::{
     ExistingGlobals, GlobalStatement, GlobalSubject, Globals, created_roles, is_predefined_role,
     select_globals,
 };
 use super::large_objects;
+use super::older::for_server;
 use super::plan::{Plan, PlanOptions, Statement, Step};
 use super::post_data::PostData;
 use super::report::{OnError, Phase, Recorder, RestoreReport, is_damage};

@@ -41,7 +41,8 @@ WITH plpgsql AS (
     WHERE l.oid >= 16384 AND NOT EXISTS (SELECT FROM plpgsql WHERE classid = 'pg_catalog.pg_language'::pg_catalog.regclass AND objid = l.oid)
 )
 SELECT what, number FROM found WHERE number > 0";
-const HOLDS_PUBLICATIONS: &str = " UNION ALL SELECT 'publication', count(*) FROM pg_catalog.pg_publication HAVING count(*) > 0";
+const HOLDS_PUBLICATIONS: &str =
+    " UNION ALL SELECT 'publication', count(*) FROM pg_catalog.pg_publication HAVING count(*) > 0";
 
 /// Where a database is restored to: a server and the name that the database gets.
 #[derive(Debug, Clone)]

@@ -6,6 +6,7 @@
 #   3 rows     : per-relation row count + order independent checksum, also for relations pg_dump does not dump as data
 #                (matviews, extension members)
 #   4 sequences, 5 large objects, 6 catalog facts that pg_dump does not print (extension versions, index validity, enum order)
+# SOURCE_CACHE is a folder that keeps what the source said for the next comparison with the same source.
 # PGDUMP/PSQL may point at specific binaries. The same pg_dump binary must be used for both sides. Servers from 9.6 on.
 set -u -o pipefail
 src=${1:?}; dst=${2:?}; shift 2
@@ -13,6 +14,9 @@ order=0; globals=0; skipunl=0
 for a in "$@"; do case $a in --order) order=1;; --globals) globals=1;; --skip-unlogged) skipunl=1;; *) echo "unknown $a" >&2; exit 2;; esac; done
 PGDUMP=${PGDUMP:-pg_dump}; PSQL=${PSQL:-psql}; PGDUMPALL=${PGDUMPALL:-pg_dumpall}
 tmp=$(mktemp -d); [ -n "${KEEP:-}" ] || trap 'rm -rf "$tmp"' EXIT
+cache=${SOURCE_CACHE:-$tmp}; mkdir -p "$cache"
+# from_source NAME COMMAND...: its output in $cache/NAME, from an earlier run where there is one
+from_source() { local name=$1; shift; [ -e "$cache/$name" ] || { "$@" >"$cache/$name.new" && mv "$cache/$name.new" "$cache/$name"; }; }
 bad=0
 # canonical, lossless session settings: database level GUCs must not influence the comparison
 export PGOPTIONS="-c search_path= -c datestyle=ISO,YMD -c intervalstyle=postgres -c extra_float_digits=3 -c bytea_output=hex -c timezone=UTC -c lc_monetary=C -c xmloption=content -c row_security=off -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c quote_all_identifiers=off -c standard_conforming_strings=on -c default_transaction_read_only=off ${PGOPTIONS:-}"
@@ -28,14 +32,16 @@ cmp2() { # label file1 file2
   if cmp -s "$2" "$3"; then echo "ok    $1 ($(wc -c <"$2") bytes)"; else echo "DIFF  $1"; diff -a "$2" "$3" | head -${DIFFLINES:-40}; bad=1; fi; }
 opts=""; [ $skipunl = 1 ] && opts="--no-unlogged-table-data"
 for s in pre-data post-data; do
-  $PGDUMP $key -C --section=$s -d "$src" | norm >"$tmp/s1" || exit 2
-  $PGDUMP $key -C --section=$s -d "$dst" | norm >"$tmp/s2" || exit 2
-  cmp2 "schema $s" "$tmp/s1" "$tmp/s2"
+  section() { $PGDUMP $key -C --section=$s -d "$1" | norm; }
+  from_source "$s" section "$src" || exit 2
+  section "$dst" >"$tmp/s2" || exit 2
+  cmp2 "schema $s" "$cache/$s" "$tmp/s2"
 done
 if [ $order = 1 ]; then f=cat; else f=sortcopy; fi
-$PGDUMP $key -C $opts -d "$src" | norm | $f >"$tmp/f1" || exit 2
-$PGDUMP $key -C $opts -d "$dst" | norm | $f >"$tmp/f2" || exit 2
-cmp2 "full dump" "$tmp/f1" "$tmp/f2"
+full() { $PGDUMP $key -C $opts -d "$1" | norm | $f; }
+from_source full full "$src" || exit 2
+full "$dst" >"$tmp/f2" || exit 2
+cmp2 "full dump" "$cache/full" "$tmp/f2"
 if [ $globals = 1 ]; then
   $PGDUMPALL --globals-only -d "$src" | norm >"$tmp/g1" || exit 2
   $PGDUMPALL --globals-only -d "$dst" | norm >"$tmp/g2" || exit 2
@@ -103,9 +109,9 @@ SELECT 'db', pg_encoding_to_char(encoding), datcollate, datctype, pg_get_userbyi
 SELECT 'dbset', setrole::regrole, setconfig FROM pg_db_role_setting WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database()) ORDER BY 2;
 SQL
 for p in rows seq lo cat; do
-  q "$src" "$tmp/$p.sql" >"$tmp/$p.1" || bad=1; q "$dst" "$tmp/$p.sql" >"$tmp/$p.2" || bad=1
-  [ "$p" = rows ] && echo "      $(wc -l <"$tmp/rows.1") relations, $(awk -F'|' 'NF>3{s+=$(NF-2)} END {print s}' "$tmp/rows.1") rows"
-  cmp2 "$p" "$tmp/$p.1" "$tmp/$p.2"
+  from_source "$p.1" q "$src" "$tmp/$p.sql" || bad=1; q "$dst" "$tmp/$p.sql" >"$tmp/$p.2" || bad=1
+  [ "$p" = rows ] && echo "      $(wc -l <"$cache/rows.1") relations, $(awk -F'|' 'NF>3{s+=$(NF-2)} END {print s}' "$cache/rows.1") rows"
+  cmp2 "$p" "$cache/$p.1" "$tmp/$p.2"
 done
 [ $bad = 0 ] && echo "IDENTICAL" || echo "DIFFERENT"
 exit $bad
