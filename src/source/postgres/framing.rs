@@ -133,7 +133,7 @@ impl Framer {
                 self.passing = length;
                 break;
             }
-            self.find_rows()?;
+            self.find_rows();
             if self.rows == 0 {
                 self.wanted = length;
                 return Ok(Step::Read);
@@ -191,19 +191,21 @@ impl Framer {
 
     /// Says how many bytes were put into the room.
     pub fn filled(&mut self, bytes: usize) {
-        assert!(bytes <= self.buffer.len() - self.end, "no more than the room");
+        assert!(
+            bytes <= self.buffer.len() - self.end,
+            "no more than the room"
+        );
         self.end += bytes;
     }
 
-    /// Extends the rows that wait by those that came meanwhile.
-    pub fn find_rows(&mut self) -> Result<(), FramingError> {
-        while let Some((COPY_DATA, length)) = self.header(self.start + self.rows)? {
+    /// Extends the rows that wait by those that came meanwhile. What is wrong behind them is said when they were read.
+    pub fn find_rows(&mut self) {
+        while let Ok(Some((COPY_DATA, length))) = self.header(self.start + self.rows) {
             if length > self.end - self.start - self.rows {
                 break;
             }
             self.rows += length;
         }
-        Ok(())
     }
 
     /// Returns kind and length, with the byte of the kind, of the message at `at`, if its header is there.
@@ -281,5 +283,211 @@ impl<'a> Iterator for Rows<'a> {
         let (row, rest) = self.rest[1..].split_at(length);
         self.rest = rest;
         Some(&row[LENGTH_MIN..])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn message(kind: u8, payload: &[u8]) -> Vec<u8> {
+        let length = i32::try_from(payload.len() + LENGTH_MIN).unwrap();
+        let mut bytes = vec![kind];
+        // The protocol is big-endian.
+        bytes.extend(length.to_le_bytes().iter().rev());
+        bytes.extend_from_slice(payload);
+        bytes
+    }
+
+    /// What came out, in order.
+    #[derive(Debug, Default, PartialEq)]
+    struct Out {
+        passed: Vec<u8>,
+        rows: Vec<Vec<u8>>,
+    }
+
+    /// Feeds a stream in segments of these sizes, in turn; takes at most `takes` bytes at once of what is passed on.
+    fn run(
+        framer: &mut Framer,
+        stream: &[u8],
+        sizes: &[usize],
+        takes: usize,
+    ) -> Result<Out, FramingError> {
+        let mut out = Out::default();
+        let mut sizes = sizes.iter().copied().cycle();
+        let mut rest = stream;
+        loop {
+            match framer.step()? {
+                Step::Pass(range) => {
+                    let bytes = framer.bytes(range);
+                    let taken = bytes.len().min(takes);
+                    out.passed.extend_from_slice(&bytes[..taken]);
+                    framer.passed(taken);
+                }
+                Step::Rows => {
+                    assert!(!framer.rows().is_empty());
+                    // As the tap does: more may be read meanwhile.
+                    if framer.has_room() && !rest.is_empty() {
+                        rest = feed(framer, rest, sizes.next().unwrap());
+                        framer.find_rows();
+                    }
+                    out.rows.extend(framer.rows().map(<[u8]>::to_vec));
+                    framer.rows_read();
+                }
+                Step::Read if rest.is_empty() => return Ok(out),
+                Step::Read => rest = feed(framer, rest, sizes.next().unwrap()),
+            }
+        }
+    }
+
+    fn feed<'a>(framer: &mut Framer, rest: &'a [u8], size: usize) -> &'a [u8] {
+        let room = framer.room();
+        let bytes = size.clamp(1, rest.len()).min(room.len());
+        assert!(bytes > 0, "there is room after `Read`");
+        room[..bytes].copy_from_slice(&rest[..bytes]);
+        framer.filled(bytes);
+        &rest[bytes..]
+    }
+
+    fn copying(room: usize) -> Framer {
+        let mut framer = Framer::with_room(room);
+        framer.set_reader(true);
+        let begin = [message(b'Z', b"I"), message(b'H', b"\0\0\0")].concat();
+        let out = run(&mut framer, &begin, &[100], 100).unwrap();
+        assert_eq!(out.passed, begin);
+        framer
+    }
+
+    #[derive(Clone, Debug)]
+    enum Part {
+        /// A COPY whose rows have these lengths, with notices between them; ended by an error or not.
+        Copy(Vec<usize>, bool),
+        Other(u8, usize),
+    }
+
+    fn part() -> impl Strategy<Value = Part> {
+        let other = prop::sample::select(b"NSAT123DKnt".to_vec());
+        prop_oneof![
+            (prop::collection::vec(0_usize..300, 0..30), any::<bool>())
+                .prop_map(|(rows, fails)| Part::Copy(rows, fails)),
+            (other, 0_usize..300).prop_map(|(kind, length)| Part::Other(kind, length)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn segments_do_not_matter(
+            parts in prop::collection::vec(part(), 0..12),
+            sizes in prop::collection::vec(1_usize..400, 1..10),
+            takes in 1_usize..500,
+            room in 1_usize..600,
+        ) {
+            let (mut stream, mut expected) = (message(b'Z', b"I"), Out::default());
+            expected.passed = stream.clone();
+            let mut pass = |bytes: Vec<u8>, stream: &mut Vec<u8>| {
+                stream.extend_from_slice(&bytes);
+                expected.passed.extend(bytes);
+            };
+            for part in parts {
+                match part {
+                    Part::Other(kind, length) => pass(message(kind, &vec![kind; length]), &mut stream),
+                    Part::Copy(rows, fails) => {
+                        pass(message(b'H', b"\0\0\0"), &mut stream);
+                        for (number, length) in rows.into_iter().enumerate() {
+                            let row = vec![u8::try_from(number).unwrap(); length];
+                            stream.extend(message(b'd', &row));
+                            expected.rows.push(row);
+                            if number % 7 == 3 {
+                                pass(message(b'N', b"a notice"), &mut stream);
+                            }
+                        }
+                        pass(message(if fails { b'E' } else { b'c' }, b""), &mut stream);
+                    }
+                }
+            }
+            let mut framer = Framer::with_room(room);
+            framer.set_reader(true);
+            prop_assert_eq!(run(&mut framer, &stream, &sizes, takes).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn the_end_waits_for_the_rows() {
+        let mut framer = copying(1000);
+        let stream = [message(b'd', b"1\n"), message(b'c', b"")].concat();
+        let rest = feed(&mut framer, &stream, stream.len());
+        assert!(rest.is_empty());
+        assert_eq!(framer.step(), Ok(Step::Rows));
+        assert_eq!(framer.step(), Ok(Step::Rows), "until they were read");
+        framer.rows_read();
+        assert!(matches!(framer.step(), Ok(Step::Pass(_))));
+    }
+
+    #[test]
+    fn rows_without_a_reader() {
+        let rows = [message(b'd', b"1\n"), message(b'd', b"2\n")].concat();
+        let end = message(b'c', b"");
+        // The reader has gone: nobody gets them.
+        let mut framer = copying(1000);
+        framer.set_reader(false);
+        let out = run(&mut framer, &[&rows[..], &end].concat(), &[9], 100).unwrap();
+        assert_eq!((out.passed, out.rows), (end.clone(), Vec::new()));
+        // There never was one: they are passed on.
+        let mut framer = Framer::default();
+        let all = [&message(b'H', b"")[..], &rows, &end].concat();
+        let out = run(&mut framer, &all, &[9], 100).unwrap();
+        assert_eq!((out.passed, out.rows), (all, Vec::new()));
+        // Rows where no COPY is are not the reader's.
+        framer.set_reader(true);
+        assert_eq!(run(&mut framer, &rows, &[9], 100).unwrap().passed, rows);
+    }
+
+    #[test]
+    fn a_row_larger_than_the_buffer_grows_it_for_a_while() {
+        let mut framer = copying(64);
+        let long = vec![7; 100_000];
+        let stream = [message(b'd', &long), message(b'd', b"short\n")].concat();
+        let out = run(&mut framer, &stream, &[1000], 100).unwrap();
+        assert_eq!(out.rows, [long, b"short\n".to_vec()]);
+        run(&mut framer, &message(b'd', b"\n"), &[1], 1).unwrap();
+        assert_eq!(framer.buffer.capacity(), 64);
+    }
+
+    #[test]
+    fn a_claimed_length_takes_no_memory() {
+        let mut framer = copying(64);
+        let mut stream = message(b'd', b"");
+        stream[1..5].copy_from_slice(&[0x3f, 0xff, 0xff, 0xff]);
+        stream.resize(1000, 1);
+        let out = run(&mut framer, &stream, &[100], 100).unwrap();
+        assert!(out.rows.is_empty());
+        assert!(framer.buffer.capacity() <= 2048);
+    }
+
+    #[test]
+    fn lengths_that_cannot_be_are_refused() {
+        let check = |framer: &mut Framer, length: [u8; 4], good: bool| {
+            let bytes = [&b"d"[..], &length, b"more"].concat();
+            let result = run(framer, &bytes, &[3], 100);
+            assert_eq!(result.is_ok(), good, "{length:?}");
+        };
+        for (length, good) in [
+            ([0x80, 0, 0, 0], false),
+            ([0xff, 0xff, 0xff, 0xff], false),
+            ([0, 0, 0, 0], false),
+            ([0, 0, 0, 3], false),
+            ([0, 0, 0, 8], true),
+            ([0x40, 0, 0, 0], true),
+            ([0x40, 0, 0, 1], false),
+            ([0x7f, 0xff, 0xff, 0xff], false),
+        ] {
+            check(&mut copying(64), length, good);
+        }
+        // A server that cannot even begin says so without a length, and the client passes it on.
+        let words = b"Ecould not fork new process for connection";
+        let out = run(&mut Framer::default(), words, &[5], 100).unwrap();
+        assert_eq!(out.passed, words);
     }
 }

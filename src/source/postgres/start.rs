@@ -81,8 +81,7 @@ impl Start<'_> {
                     connector: connector.clone(),
                     tap: tap.clone(),
                 };
-                let (client, connection) =
-                    config.connect(tls).await.map_err(StartError::Client)?;
+                let (client, connection) = config.connect(tls).await.map_err(StartError::Client)?;
                 (client, session::drive(connection))
             }
         };

@@ -87,10 +87,7 @@ impl RowReader {
     }
 
     /// Hands over the rows that are there.
-    pub(super) fn read<E>(
-        &self,
-        each: &mut dyn FnMut(Rows<'_>) -> Result<(), E>,
-    ) -> Result<(), E> {
+    pub(super) fn read<E>(&self, each: &mut dyn FnMut(Rows<'_>) -> Result<(), E>) -> Result<(), E> {
         let mut state = self.tap.lock();
         let result = each(state.framer.rows());
         state.framer.rows_read();
@@ -140,7 +137,7 @@ impl<S: AsyncRead + Unpin> TappedStream<S> {
     fn gather(&mut self, context: &mut Context<'_>, state: &mut State) {
         while self.failed.is_none() && state.framer.has_room() {
             match self.fill(context, state) {
-                Poll::Ready(Ok(1..)) => self.failed = state.framer.find_rows().err().map(invalid),
+                Poll::Ready(Ok(1..)) => state.framer.find_rows(),
                 Poll::Ready(Err(error)) => self.failed = Some(error),
                 // The end comes again, when the rows have been read.
                 Poll::Ready(Ok(0)) | Poll::Pending => break,
@@ -302,5 +299,126 @@ where
                     failed: None,
                 }),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+
+    const HEAD: &[u8] = b"Z\0\0\0\x05IH\0\0\0\x07\0\0\0";
+
+    fn row(number: usize) -> Vec<u8> {
+        [&b"d\0\0\0\x0c"[..], format!("{number:07}\n").as_bytes()].concat()
+    }
+
+    fn tapped(inner: DuplexStream, tap: &Tap) -> TappedStream<DuplexStream> {
+        TappedStream {
+            inner,
+            tap: tap.clone(),
+            binding: |_| ChannelBinding::none(),
+            failed: None,
+        }
+    }
+
+    /// Reads as the client would, to the end, in a task of its own, as the connection is driven.
+    fn drive(
+        mut stream: TappedStream<DuplexStream>,
+    ) -> tokio::task::JoinHandle<(Vec<u8>, io::Result<usize>)> {
+        tokio::spawn(async move {
+            let mut passed = Vec::new();
+            let end = stream.read_to_end(&mut passed).await;
+            (passed, end)
+        })
+    }
+
+    type NoEnd =
+        Pin<Box<futures_util::stream::Pending<Result<bytes::Bytes, tokio_postgres::Error>>>>;
+
+    fn no_end() -> NoEnd {
+        Box::pin(futures_util::stream::pending())
+    }
+
+    async fn collect(reader: &RowReader, count: usize) -> Vec<Vec<u8>> {
+        let mut found: Vec<Vec<u8>> = Vec::new();
+        while found.len() < count {
+            let turn = tokio::time::timeout(Duration::from_secs(60), async {
+                reader.next(&mut no_end()).await
+            });
+            assert!(matches!(turn.await, Ok(Turn::Rows)));
+            let each = &mut |rows: Rows<'_>| {
+                found.extend(rows.map(<[u8]>::to_vec));
+                Ok::<(), ()>(())
+            };
+            reader.read(each).unwrap();
+        }
+        found
+    }
+
+    #[tokio::test]
+    async fn rows_go_to_the_reader_all_else_to_the_client() {
+        let (mut server, client) = duplex(1000);
+        let tap = Tap::default();
+        let reader = tap.reader();
+        let client = drive(tapped(client, &tap));
+        let sending = tokio::spawn(async move {
+            server.write_all(HEAD).await.unwrap();
+            for number in 0..10_000 {
+                server.write_all(&row(number)).await.unwrap();
+            }
+            server.write_all(b"c\0\0\0\x04Z\0\0\0\x05T").await.unwrap();
+        });
+        let rows = collect(&reader, 10_000).await;
+        assert!(
+            rows.iter()
+                .enumerate()
+                .all(|(number, found)| *found == row(number)[5..])
+        );
+        sending.await.unwrap();
+        let (passed, end) = client.await.unwrap();
+        assert!(end.is_ok());
+        assert_eq!(passed, [HEAD, b"c\0\0\0\x04Z\0\0\0\x05T"].concat());
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_holds_the_server_back() {
+        let (mut server, client) = duplex(1000);
+        let tap = Tap::default();
+        let reader = tap.reader();
+        let client = drive(tapped(client, &tap));
+        server.write_all(HEAD).await.unwrap();
+        let mut sent = 0;
+        while tokio::time::timeout(Duration::from_millis(50), server.write_all(&row(sent)))
+            .await
+            .is_ok()
+        {
+            sent += 1;
+            assert!(sent < 100_000, "nobody reads, and yet all of it is taken");
+        }
+        let seen = collect(&reader, sent).await;
+        assert!(seen.len() >= sent);
+        // Whoever gives up lets the rest pass by.
+        drop(reader);
+        drop(server);
+        client.await.unwrap().1.unwrap();
+    }
+
+    #[tokio::test]
+    async fn rows_come_before_what_broke_the_stream() {
+        let (mut server, client) = duplex(1000);
+        let tap = Tap::default();
+        let reader = tap.reader();
+        let client = drive(tapped(client, &tap));
+        server.write_all(HEAD).await.unwrap();
+        server.write_all(&row(1)).await.unwrap();
+        server.write_all(b"d\xff\xff\xff\xff").await.unwrap();
+        assert_eq!(collect(&reader, 1).await, [row(1)[5..].to_vec()]);
+        let (_, end) = client.await.unwrap();
+        let words = end.unwrap_err().to_string();
+        assert!(words.contains("length -1"), "{words}");
     }
 }
