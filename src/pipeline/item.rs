@@ -31,6 +31,8 @@ pub const LIST_REFS_MIN: usize = 64;
 pub const LIST_REFS_MAX: usize = 1024;
 /// Bytes of a unit.
 const UNIT_BYTES: usize = 1 << 20;
+/// Units whose memory a stream keeps for its next ones.
+const SPARE_UNITS_MAX: usize = 2;
 /// Zeros for the digest of holes.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
@@ -127,6 +129,8 @@ pub struct ItemWriter<'w> {
     bytes: u64,
     /// Bytes that are not cut yet; in queued mode also the chunks of the open unit, before them.
     buffer: Vec<u8>,
+    /// How many bytes of the buffer are in the digest already, in queued mode.
+    hashed: usize,
     mode: Mode<'w>,
 }
 
@@ -139,6 +143,8 @@ enum Mode<'w> {
         queue: SourceQueue,
         assembly: Arc<Assembly>,
         next_unit: u64,
+        /// Bytes in the buffer with which a unit can be cut off: whatever is in them, less than a largest chunk is left over.
+        unit_full: usize,
     },
 }
 
@@ -182,6 +188,7 @@ impl<'w> ItemWriter<'w> {
             hasher: digest.then(blake3::Hasher::new),
             bytes: 0,
             buffer: Vec::new(),
+            hashed: 0,
             mode: Mode::Inline {
                 worker,
                 builder: ContentBuilder::default(),
@@ -195,16 +202,19 @@ impl<'w> ItemWriter<'w> {
             StreamKind::Table => queue.pool().table_chunker(),
             StreamKind::File { .. } | StreamKind::TableBytes => queue.pool().file_chunker(),
         };
+        let unit_full = UNIT_BYTES + chunker.max_bytes();
         ItemWriter {
             kind,
             chunker: Some(chunker),
             hasher: digest.then(blake3::Hasher::new),
             bytes: 0,
             buffer: Vec::new(),
+            hashed: 0,
             mode: Mode::Queued {
                 queue: queue.clone(),
                 assembly: Arc::default(),
                 next_unit: 0,
+                unit_full,
             },
         }
     }
@@ -217,12 +227,15 @@ impl<'w> ItemWriter<'w> {
                 self.hash(bytes);
                 self.write_inline(bytes)
             }
-            Mode::Queued { .. } => {
-                self.buffer.extend_from_slice(bytes);
-                let max = self.chunker().max_bytes();
-                while self.buffer.len() >= UNIT_BYTES + max {
+            Mode::Queued { unit_full, .. } => {
+                let mut rest = bytes;
+                while rest.len() >= unit_full - self.buffer.len() {
+                    let (head, tail) = rest.split_at(unit_full - self.buffer.len());
+                    self.buffer.extend_from_slice(head);
                     self.send_unit()?;
+                    rest = tail;
                 }
+                self.buffer.extend_from_slice(rest);
                 Ok(())
             }
         }
@@ -362,7 +375,7 @@ impl<'w> ItemWriter<'w> {
     }
 }
 
-/// Where the hashed part of a queued writer's buffer ends.
+/// Puts the chunks of units back in order.
 #[derive(Debug, Default)]
 struct Assembly {
     state: Mutex<AssemblyState>,
@@ -371,8 +384,9 @@ struct Assembly {
 #[derive(Default)]
 struct AssemblyState {
     next: u64,
-    hashed: usize,
     waiting: BTreeMap<u64, Vec<ChunkRef>>,
+    /// Memory of units that are done.
+    spare: Vec<Vec<u8>>,
     builder: ContentBuilder,
     end: Option<End>,
 }
@@ -394,17 +408,10 @@ impl fmt::Debug for AssemblyState {
 
 impl ItemWriter<'_> {
     fn hash_pending(&mut self) {
-        let Mode::Queued { assembly, .. } = &self.mode else {
-            return;
-        };
-        let mut state = assembly
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
         if let Some(hasher) = &mut self.hasher {
-            hasher.update(&self.buffer[state.hashed..]);
+            hasher.update(&self.buffer[self.hashed..]);
         }
-        state.hashed = self.buffer.len();
+        self.hashed = self.buffer.len();
     }
 
     /// Hands the first whole chunks of the buffer, about one unit, to the workers.
@@ -418,27 +425,32 @@ impl ItemWriter<'_> {
             lengths.push(len);
             at += len;
         }
-        let rest = self.buffer.split_off(at);
-        let unit = std::mem::replace(&mut self.buffer, rest);
         let Mode::Queued {
             queue,
             assembly,
             next_unit,
+            unit_full,
         } = &mut self.mode
         else {
             unreachable!("queued writers only")
         };
-        assembly
+        let mut state = assembly
             .state
             .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .hashed = self.buffer.len();
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut rest = state.spare.pop().unwrap_or_default();
+        drop(state);
+        rest.reserve_exact(*unit_full);
+        rest.extend_from_slice(&self.buffer[at..]);
+        self.buffer.truncate(at);
+        let unit = std::mem::replace(&mut self.buffer, rest);
+        self.hashed = self.buffer.len();
         let number = *next_unit;
         *next_unit += 1;
         let (assembly, kind) = (assembly.clone(), self.kind);
         queue.submit(
             unit.len(),
-            Box::new(move |worker| assembly.store(worker, kind, number, &unit, &lengths)),
+            Box::new(move |worker| assembly.store(worker, kind, number, unit, &lengths)),
         )
     }
 
@@ -456,6 +468,7 @@ impl ItemWriter<'_> {
             queue,
             assembly,
             next_unit,
+            ..
         } = &self.mode
         else {
             unreachable!("queued writers only")
@@ -474,7 +487,7 @@ impl ItemWriter<'_> {
         let (assembly, kind) = (assembly.clone(), self.kind);
         queue.submit(
             unit.len(),
-            Box::new(move |worker| assembly.store(worker, kind, number, &unit, &lengths)),
+            Box::new(move |worker| assembly.store(worker, kind, number, unit, &lengths)),
         )
     }
 }
@@ -485,12 +498,12 @@ impl Assembly {
         worker: &mut Worker,
         kind: StreamKind,
         number: u64,
-        unit: &[u8],
+        mut unit: Vec<u8>,
         lengths: &[usize],
     ) -> Result<()> {
         let class = class_of(kind, worker.parts().small_file_bytes);
         let mut refs = Vec::with_capacity(lengths.len());
-        let mut rest = unit;
+        let mut rest = unit.as_slice();
         for len in lengths {
             let (chunk, tail) = rest.split_at(*len);
             refs.push(worker.put_chunk(class, chunk)?);
@@ -498,6 +511,10 @@ impl Assembly {
         }
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.waiting.insert(number, refs);
+        if state.end.is_none() && state.spare.len() < SPARE_UNITS_MAX {
+            unit.clear();
+            state.spare.push(unit);
+        }
         let state = &mut *state;
         while let Some(refs) = state.waiting.remove(&state.next) {
             state.next += 1;

@@ -124,6 +124,72 @@ fn a_reader_or_feeder_that_gives_up_leaves_a_usable_session() {
     assert_eq!(row.get::<_, i64>(0), 0);
 }
 
+/// Rows of 10 bytes to 20 MB, then many small ones: below, at and above the size of any buffer.
+pub(crate) fn copy_rows_of_all_sizes(session: &mut PgSession) {
+    session
+        .batch_execute("SET client_min_messages = debug1")
+        .unwrap();
+    let sizes = "VALUES (10), (20000000), (10), (262144), (262143), (262130), (0), (300000)";
+    let sql = format!(
+        "COPY (SELECT repeat('x', s) FROM ({sizes}) v (s) UNION ALL SELECT i::text FROM generate_series(1, 300000) i) TO STDOUT"
+    );
+    let mut lengths = Vec::new();
+    let mut last = Vec::new();
+    let rows = session.copy_out::<PgError>(&sql, &mut |row| {
+        assert_eq!(row.last(), Some(&b'\n'));
+        lengths.push(row.len() - 1);
+        row.clone_into(&mut last);
+        Ok(())
+    });
+    assert_eq!(rows.unwrap(), 300_008);
+    assert_eq!(
+        lengths[..8],
+        [10, 20_000_000, 10, 262_144, 262_143, 262_130, 0, 300_000]
+    );
+    assert_eq!(lengths[8..].iter().sum::<usize>(), 1_688_895);
+    assert_eq!(last, b"300000\n");
+    // An error in the middle of a COPY is the server's, and the session goes on.
+    let sql = "COPY (SELECT 1 / (200000 - i) FROM generate_series(1, 300000) i) TO STDOUT";
+    let failed = session.copy_out::<PgError>(sql, &mut |_| Ok(()));
+    assert_eq!(failed.unwrap_err().code(), Some("22012"));
+    session.ping().unwrap();
+}
+
+#[test]
+fn rows_of_all_sizes_come_whole() {
+    let cluster = Cluster::start_with(&ClusterOptions {
+        tcp: true,
+        ..ClusterOptions::default()
+    });
+    copy_rows_of_all_sizes(&mut cluster.session("postgres"));
+    let tcp = format!(
+        "host=127.0.0.1 port={} user=postgres dbname=postgres sslmode=disable",
+        cluster.port
+    );
+    copy_rows_of_all_sizes(&mut connect(&tcp).unwrap());
+}
+
+#[test]
+fn a_copy_whose_server_goes_away_fails() {
+    let cluster = Cluster::start();
+    let mut session = cluster.session("postgres");
+    let pid = session.simple_column("SELECT pg_backend_pid()").unwrap()[0]
+        .clone()
+        .unwrap();
+    let mut rows = 0_u64;
+    let sql = "COPY (SELECT generate_series(1, 1000000000)) TO STDOUT";
+    let result = session.copy_out::<PgError>(sql, &mut |_| {
+        rows += 1;
+        if rows == 1000 {
+            cluster.sql("postgres", &format!("SELECT pg_terminate_backend({pid})"));
+        }
+        Ok(())
+    });
+    let error = result.unwrap_err().to_string();
+    assert!(error.contains("terminating connection"), "{error}");
+    assert!(session.is_closed() || session.ping().is_err());
+}
+
 #[test]
 fn a_statement_is_cancelled_from_another_thread() {
     let cluster = Cluster::start();

@@ -8,6 +8,7 @@ use std::process::Command;
 use holdfast::source::postgres::{Connector, PgError, PgSession};
 
 use crate::pg_cluster::{Cluster, ClusterOptions, quick, settings};
+use crate::pg_connect::copy_rows_of_all_sizes;
 
 /// Certificates made by openssl.
 struct Certificates {
@@ -134,6 +135,19 @@ fn fails(cluster: &Cluster, more: &str, expected: &str) {
         .expect_err(more)
         .to_string();
     assert!(error.contains(expected), "{more}: {error}");
+}
+
+#[test]
+fn rows_of_all_sizes_come_whole_above_tls() {
+    let certificates = Certificates::make();
+    let cluster = start(&certificates, &[]);
+    for version in [
+        "ssl_min_protocol_version=TLSv1.3",
+        "ssl_max_protocol_version=TLSv1.2",
+    ] {
+        let mut session = connect(&cluster, &format!("sslmode=require {version}")).unwrap();
+        copy_rows_of_all_sizes(&mut session);
+    }
 }
 
 #[test]

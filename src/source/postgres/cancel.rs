@@ -12,12 +12,13 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_postgres::CancelToken;
 use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::{CancelToken, NoTls};
 
 use super::connect::{Endpoint, EndpointAddress};
 use super::error::{PgError, chain};
 use super::session::new_runtime;
+use super::tap::PlainTap;
 use super::tls::TlsConnector;
 
 /// How long a cancel request may take before we give up on it.
@@ -72,7 +73,10 @@ impl CancelHandle {
             .await
             .map_err(|error| error.to_string())?;
         let sent = match &self.tls {
-            TlsConnector::Plain => self.token.cancel_query_raw(stream.clone(), NoTls).await,
+            TlsConnector::Plain => {
+                let plain = PlainTap::default();
+                self.token.cancel_query_raw(stream.clone(), plain).await
+            }
             TlsConnector::Rustls(connector) => {
                 let name =
                     self.endpoint

@@ -12,15 +12,15 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio_postgres::config;
 use zeroize::Zeroizing;
 
 use super::child::{self, ChildEnvironment};
 use super::error::{Attempt, PgError, chain, io_error};
 use super::pooler;
-use super::profile::{SessionProfile, set_statement, start_options};
+use super::profile::{SessionProfile, set_statement};
 use super::session::{self, Parts, PgSession, ServerFacts, StopFlag};
-use super::settings::{ChannelBinding, ConnSettings, HostSpec, SslMode, TargetSessionAttrs};
+use super::settings::{ConnSettings, HostSpec, SslMode, TargetSessionAttrs};
+use super::start::{Start, StartError};
 use super::tls::{self, TlsConnector};
 
 const VERSION_OLDEST: u32 = 90_300;
@@ -394,7 +394,7 @@ impl Connector {
             other => other,
         };
         let options_sent = start.profile.is_some();
-        let (client, driver, last_words) = opened
+        let opened = opened
             .map_err(|error| OpenError::Failed(self.judge(target, encrypted, &error, &password)))?;
         let endpoint = Endpoint {
             host: match target.host {
@@ -408,9 +408,7 @@ impl Connector {
             encrypted,
         };
         let parts = Parts {
-            client,
-            driver,
-            last_words,
+            opened,
             tls: connector,
             connector: self.clone(),
             endpoint,
@@ -522,8 +520,24 @@ impl Connector {
             transient: false,
             advice: None,
         };
+        let io_failure = |error: &io::Error, reason: String| {
+            let mut attempt = attempt(reason);
+            attempt.transient = may_pass(error.kind());
+            if matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
+            ) {
+                attempt.advice = Some("is the server running and listening there?".to_owned());
+            }
+            Failure {
+                attempt,
+                for_good: false,
+                other_encryption: false,
+            }
+        };
         let error = match error {
             StartError::Client(error) => error,
+            StartError::Socket(error) => return io_failure(error, error.to_string()),
             StartError::TimedOut(limit) => {
                 let mut attempt = attempt(format!("no answer within {} s", limit.as_secs()));
                 attempt.transient = true;
@@ -577,20 +591,13 @@ impl Connector {
                 other_encryption: false,
             };
         }
-        let mut attempt = attempt(io_error(error).map_or(text, ToString::to_string));
-        attempt.transient = io_error(error).is_some_and(|error| may_pass(error.kind()));
-        if io_error(error).is_some_and(|error| {
-            matches!(
-                error.kind(),
-                io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
-            )
-        }) {
-            attempt.advice = Some("is the server running and listening there?".to_owned());
-        }
-        Failure {
-            for_good: io_error(error).is_none(),
-            attempt,
-            other_encryption: false,
+        match io_error(error) {
+            Some(error) => io_failure(error, error.to_string()),
+            None => Failure {
+                attempt: attempt(text),
+                for_good: true,
+                other_encryption: false,
+            },
         }
     }
 
@@ -615,10 +622,10 @@ struct Failed {
 }
 
 /// One address of one host.
-struct Target<'a> {
-    host: &'a HostSpec,
-    address: EndpointAddress,
-    port: u16,
+pub(super) struct Target<'a> {
+    pub(super) host: &'a HostSpec,
+    pub(super) address: EndpointAddress,
+    pub(super) port: u16,
     wanted: TargetSessionAttrs,
 }
 
@@ -700,129 +707,6 @@ fn not_taken(
         .map(|((name, wanted), found)| (name, wanted, found.unwrap_or_default()))
         .find(|(_, wanted, found)| plain(wanted) != plain(found))
         .map(|(name, wanted, found)| ((*name).to_owned(), (*wanted).to_owned(), found)))
-}
-
-type Opened = (
-    tokio_postgres::Client,
-    tokio::task::JoinHandle<()>,
-    std::sync::Arc<std::sync::Mutex<Option<String>>>,
-);
-
-/// Why one attempt failed.
-enum StartError {
-    Client(tokio_postgres::Error),
-    TimedOut(Duration),
-}
-
-/// What one attempt sends.
-struct Start<'a> {
-    settings: &'a ConnSettings,
-    target: &'a Target<'a>,
-    encrypted: bool,
-    password: &'a Result<Zeroizing<String>, String>,
-    /// Whose settings go into the start options; none sends no options at all.
-    profile: Option<SessionProfile>,
-}
-
-impl Start<'_> {
-    async fn open(&self, connector: &TlsConnector) -> Result<Opened, StartError> {
-        let config = self.config();
-        let opening = async {
-            match connector {
-                TlsConnector::Plain => {
-                    let (client, connection) = config
-                        .connect(tokio_postgres::NoTls)
-                        .await
-                        .map_err(StartError::Client)?;
-                    let (driver, words) = session::drive(connection);
-                    Ok((client, driver, words))
-                }
-                TlsConnector::Rustls(connector) => {
-                    let (client, connection) = config
-                        .connect(connector.clone())
-                        .await
-                        .map_err(StartError::Client)?;
-                    let (driver, words) = session::drive(connection);
-                    Ok((client, driver, words))
-                }
-            }
-        };
-        match self.settings.connect_timeout {
-            // The client's own limit ends with the TCP handshake; a server that accepts and says nothing needs this one.
-            Some(limit) => match tokio::time::timeout(limit, opening).await {
-                Ok(result) => result,
-                Err(_elapsed) => Err(StartError::TimedOut(limit)),
-            },
-            None => opening.await,
-        }
-    }
-
-    fn config(&self) -> config::Config {
-        let mut config = config::Config::new();
-        let settings = self.settings;
-        config
-            .user(&settings.user)
-            .dbname(&settings.dbname)
-            .application_name(&settings.application_name);
-        if let Ok(password) = self.password {
-            config.password(password.as_bytes());
-        }
-        match (&self.target.address, self.target.host) {
-            (EndpointAddress::Socket(directory), _) => {
-                config.host_path(directory);
-            }
-            (
-                EndpointAddress::Tcp(address),
-                HostSpec::Tcp {
-                    name: Some(name), ..
-                },
-            ) => {
-                config.host(name).hostaddr(*address);
-            }
-            (EndpointAddress::Tcp(address), _) => {
-                config.host(address.to_string()).hostaddr(*address);
-            }
-        }
-        config.port(self.target.port);
-        config.ssl_mode(if self.encrypted {
-            config::SslMode::Require
-        } else {
-            config::SslMode::Disable
-        });
-        if settings.tls.direct && self.encrypted {
-            config.ssl_negotiation(config::SslNegotiation::Direct);
-        }
-        config.channel_binding(match settings.channel_binding {
-            ChannelBinding::Disable => config::ChannelBinding::Disable,
-            ChannelBinding::Prefer => config::ChannelBinding::Prefer,
-            ChannelBinding::Require => config::ChannelBinding::Require,
-        });
-        self.set_transport(&mut config);
-        if let Some(profile) = self.profile {
-            let options = start_options(&settings.options, &profile.start_settings());
-            if !options.is_empty() {
-                config.options(options);
-            }
-        }
-        config
-    }
-
-    fn set_transport(&self, config: &mut config::Config) {
-        let keepalives = &self.settings.keepalives;
-        if let Some(limit) = self.settings.connect_timeout {
-            config.connect_timeout(limit);
-        }
-        if let Some(limit) = self.settings.tcp_user_timeout {
-            config.tcp_user_timeout(limit);
-        }
-        config.keepalives(keepalives.enabled);
-        // The kernel's two hours are longer than most firewalls remember a connection.
-        config.keepalives_idle(keepalives.idle.unwrap_or(Duration::from_secs(60)));
-        config.keepalives_interval(keepalives.interval.unwrap_or(Duration::from_secs(15)));
-        if let Some(count) = keepalives.count {
-            config.keepalives_retries(count);
-        }
-    }
 }
 
 /// Poolers such as PgBouncer refuse start options that they do not know.

@@ -11,6 +11,8 @@
 //! | `passfile`, `service` | the two files of libpq |
 //! | [`tls`] | what rustls is told for each `sslmode` |
 //! | [`connect`] | hosts, tries and time-outs; [`Connector`] |
+//! | `start` | one attempt: what is sent, over which stream |
+//! | [`framing`], `tap` | the rows of a COPY, taken out of the stream before they become messages |
 //! | `pooler` | a pool that gives each transaction another session is refused |
 //! | [`profile`] | the settings of a session |
 //! | [`session`] | [`PgSession`], the blocking facade |
@@ -52,6 +54,7 @@ pub mod connect;
 pub mod conninfo;
 pub mod dump;
 pub mod error;
+pub mod framing;
 mod keywords;
 mod passfile;
 pub mod pgtools;
@@ -63,6 +66,8 @@ pub mod rights;
 mod service;
 pub mod session;
 pub mod settings;
+mod start;
+mod tap;
 pub mod tls;
 
 pub use cancel::CancelHandle;

@@ -24,12 +24,14 @@ use tokio_postgres::{AsyncMessage, Client, Row, SimpleQueryMessage};
 use super::cancel::CancelHandle;
 use super::connect::{Connector, Endpoint};
 use super::error::{PgError, ServerError, chain};
+use super::framing::Rows;
+use super::start::Opened;
+use super::tap::{Tap, Turn};
 use super::tls::TlsConnector;
 
 /// Rows that are handed on between two visits to the runtime: enough to make its cost vanish, few
 /// enough to hold little memory.
 const ROWS_PER_TURN_MAX: usize = 256;
-const BYTES_PER_TURN_MAX: usize = 256 * 1024;
 
 /// How often a wish for an end is looked for while a server is waited for.
 const PAUSE_STOP: Duration = Duration::from_millis(100);
@@ -74,13 +76,14 @@ impl StopFlag {
 }
 
 /// What the connection learned outside of any request: a FATAL message before the end, mostly.
-type LastWords = Arc<Mutex<Option<String>>>;
+pub(super) type LastWords = Arc<Mutex<Option<String>>>;
 
 /// A blocking session with one server.
 pub struct PgSession {
     client: Client,
     driver: JoinHandle<()>,
     last_words: LastWords,
+    tap: Tap,
     tls: TlsConnector,
     connector: Connector,
     endpoint: Endpoint,
@@ -115,9 +118,7 @@ impl fmt::Debug for PgSession {
 
 /// The parts from which a connection attempt makes a session.
 pub(super) struct Parts {
-    pub(super) client: Client,
-    pub(super) driver: JoinHandle<()>,
-    pub(super) last_words: LastWords,
+    pub(super) opened: Opened,
     pub(super) tls: TlsConnector,
     pub(super) connector: Connector,
     pub(super) endpoint: Endpoint,
@@ -129,9 +130,10 @@ impl PgSession {
     pub(super) fn from_parts(parts: Parts) -> Self {
         let endpoint_text = parts.endpoint.to_string();
         Self {
-            client: parts.client,
-            driver: parts.driver,
-            last_words: parts.last_words,
+            client: parts.opened.client,
+            driver: parts.opened.driver,
+            last_words: parts.opened.last_words,
+            tap: parts.opened.tap,
             tls: parts.tls,
             connector: parts.connector,
             endpoint: parts.endpoint,
@@ -216,8 +218,8 @@ impl PgSession {
         let mut stream = Box::pin(stream.map_err(|error| self.error(&error))?);
         let mut count = 0;
         loop {
-            let turn = self.wait(next_turn(&mut stream, |_row| 1024))?;
-            for row in turn.items {
+            let turn = self.wait(next_turn(&mut stream))?;
+            for row in turn.rows {
                 if let Err(error) = each(&row) {
                     // Nobody reads any more, so nothing may wait for a reader.
                     drop(stream);
@@ -274,24 +276,44 @@ impl PgSession {
         sql: &str,
         each: &mut dyn FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<u64, E> {
-        let stream = self.wait(self.client.copy_out(sql))?;
-        let mut stream = Box::pin(stream.map_err(|error| self.error(&error))?);
         let mut count = 0;
-        loop {
-            let turn = self.wait(next_turn(&mut stream, Bytes::len))?;
-            for row in turn.items {
-                if let Err(error) = each(&row) {
-                    // Nobody reads any more, so nothing may wait for a reader.
-                    drop(stream);
-                    self.abandon();
-                    return Err(error);
-                }
+        self.copy_out_batches::<E>(sql, &mut |rows| {
+            for row in rows {
                 count += 1;
+                each(row)?;
             }
-            match turn.end {
-                None => {}
-                Some(Ok(())) => return Ok(count),
-                Some(Err(error)) => return Err(self.error(&error).into()),
+            Ok(())
+        })?;
+        Ok(count)
+    }
+
+    /// The same with as many messages at once as came together, for what looks at millions of them.
+    pub fn copy_out_batches<E: From<PgError>>(
+        &mut self,
+        sql: &str,
+        each: &mut dyn FnMut(Rows<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let reader = self.tap.reader();
+        let end = self.wait(self.client.copy_out(sql))?;
+        let mut end = Box::pin(end.map_err(|error| self.error(&error))?);
+        loop {
+            match self.wait(reader.next(&mut end))? {
+                Turn::Rows => {
+                    if let Err(error) = reader.read(each) {
+                        // Nobody reads any more, so nothing may wait for a reader.
+                        drop((reader, end));
+                        self.abandon();
+                        return Err(error);
+                    }
+                }
+                Turn::End(None) => return Ok(()),
+                Turn::End(Some(Err(error))) => return Err(self.error(&error).into()),
+                Turn::End(Some(Ok(_row))) => {
+                    return Err(E::from(PgError::Protocol {
+                        endpoint: self.endpoint_text.clone(),
+                        reason: "a row came outside of its COPY".to_owned(),
+                    }));
+                }
             }
         }
     }
@@ -453,44 +475,33 @@ impl PgSession {
 }
 
 /// What one visit to the runtime brought.
-struct Turn<T> {
-    items: Vec<T>,
+struct RowTurn {
+    rows: Vec<Row>,
     end: Option<Result<(), tokio_postgres::Error>>,
 }
 
-/// Waits for one item and takes those that are there already, up to a limit.
-async fn next_turn<T, S>(stream: &mut S, bytes_of: impl Fn(&T) -> usize) -> Turn<T>
+/// Waits for one row and takes those that are there already, up to a limit.
+async fn next_turn<S>(stream: &mut S) -> RowTurn
 where
-    S: futures_util::Stream<Item = Result<T, tokio_postgres::Error>> + Unpin,
+    S: futures_util::Stream<Item = Result<Row, tokio_postgres::Error>> + Unpin,
 {
-    let mut items = Vec::with_capacity(64);
-    let mut bytes = 0;
+    let mut rows = Vec::with_capacity(64);
     let mut next = stream.next().await;
     loop {
-        match next {
-            Some(Ok(item)) => {
-                bytes += bytes_of(&item);
-                items.push(item);
+        let end = match next {
+            Some(Ok(row)) => {
+                rows.push(row);
+                None
             }
-            Some(Err(error)) => {
-                return Turn {
-                    items,
-                    end: Some(Err(error)),
-                };
-            }
-            None => {
-                return Turn {
-                    items,
-                    end: Some(Ok(())),
-                };
-            }
-        }
-        if items.len() >= ROWS_PER_TURN_MAX || bytes >= BYTES_PER_TURN_MAX {
-            return Turn { items, end: None };
+            Some(Err(error)) => Some(Err(error)),
+            None => Some(Ok(())),
+        };
+        if end.is_some() || rows.len() >= ROWS_PER_TURN_MAX {
+            return RowTurn { rows, end };
         }
         match future::poll_fn(|context| Poll::Ready(stream.poll_next_unpin(context))).await {
             Poll::Ready(item) => next = item,
-            Poll::Pending => return Turn { items, end: None },
+            Poll::Pending => return RowTurn { rows, end },
         }
     }
 }

@@ -487,19 +487,25 @@ impl Run<'_> {
             total: 0,
         };
         let sql = parts::copy_statement(table, first_block, end_block, form);
-        session.copy_out::<DumpError>(&sql, &mut |message| {
+        session.copy_out_batches::<DumpError>(&sql, &mut |messages| {
             self.check()?;
-            let row = match form {
-                Form::Binary => parts::binary_row(message),
-                Form::Text { .. } => Some(message.strip_suffix(b"\n").ok_or_else(|| {
-                    DumpError::Failed("the server sent a row without its end".to_owned())
-                })?),
-            };
-            if let Some(row) = row {
-                sum.add(self.digester, row);
-                counted.add(message.len());
+            let mut bytes = 0;
+            let rows_before = sum.rows;
+            for message in messages {
+                let row = match form {
+                    Form::Binary => parts::binary_row(message),
+                    Form::Text { .. } => Some(message.strip_suffix(b"\n").ok_or_else(|| {
+                        DumpError::Failed("the server sent a row without its end".to_owned())
+                    })?),
+                };
+                if let Some(row) = row {
+                    sum.add(self.digester, row);
+                    bytes += message.len();
+                }
+                writer.write(message)?;
             }
-            Ok(writer.write(message)?)
+            counted.add(sum.rows - rows_before, bytes);
+            Ok(())
         })?;
         Ok((writer, sum, counted))
     }
@@ -727,7 +733,7 @@ impl Run<'_> {
     }
 }
 
-/// Counts rows and bytes without touching the shared counters for each row.
+/// Counts rows and bytes without touching the shared counters for each batch.
 struct Counted<'a> {
     sink: &'a Sink,
     rows: u64,
@@ -736,8 +742,8 @@ struct Counted<'a> {
 }
 
 impl Counted<'_> {
-    fn add(&mut self, bytes: usize) {
-        self.rows += 1;
+    fn add(&mut self, rows: u64, bytes: usize) {
+        self.rows += rows;
         self.bytes += u64::try_from(bytes).unwrap_or(0);
         if self.bytes >= BYTES_PER_COUNT {
             self.flush();
