@@ -2,7 +2,7 @@
 # A database full of traps, restored in four ways into a second cluster, each compared with its source: `pg_dump | psql` (what everybody's round trip
 # loses), `restore --into`, `export --format sql | psql`, `export --format pg-directory` and `pg_restore -j2`. Takes about two minutes.
 #
-#   tests/scripts/nasty.sh [FOLDER] [DATABASE…]
+#   tests/scripts/nasty.sh [FOLDER/] [DATABASE…]
 #
 # FOLDER (default: nasty beside this script) holds nasty.sql (old.sql for a source before 10), install-nasty-ext.sh and check-roundtrip.sh
 # (SOURCE-CONNINFO TARGET-CONNINFO: prints what differs). nasty.sql makes the databases nasty, nasty_latin1 and nasty_ascii. Runs as root, with PostgreSQL's programs in BIN (default: the newest of Debian's) and the program
@@ -12,7 +12,7 @@
 set -euo pipefail
 
 nasty=$(dirname "$0")/nasty
-if [[ -d ${1:-} ]]; then
+if [[ ${1:-} == */* ]]; then
     nasty=$1
     shift
 fi
