@@ -1,7 +1,7 @@
 //! What happens around the reading: checks, the quiet window, file-system snapshots; and which components were read at rest.
 
 use super::components::Taken;
-use super::databases::{Open, of_millis};
+use super::databases::Open;
 use super::engine::Engine;
 use super::{BackupOptions, now};
 use crate::error::{Error, Result};
@@ -118,7 +118,8 @@ impl<'a> AtRest<'a> {
                 kind: component.kind,
                 name: component.name.clone(),
                 mark,
-                taken_at: Some(of_millis(taken_at)),
+                // One that is opened later is never read at rest.
+                taken_at: Some(taken_at.unwrap_or_default()),
             });
         }
     }

@@ -34,11 +34,15 @@ pub(super) struct Open {
 }
 
 impl Open {
-    /// The databases, and when the snapshot of each was taken on its server's clock, in milliseconds.
-    pub(super) fn taken_at(&self) -> impl Iterator<Item = (&Component, i64)> {
-        self.open
-            .iter()
-            .map(|(component, _, database)| (component, database.snapshot().time_ms))
+    /// The databases, and when the snapshot of each was taken on its server's clock; none if it is opened later.
+    pub(super) fn taken_at(&self) -> impl Iterator<Item = (&Component, Option<Timestamp>)> {
+        self.open.iter().map(|(component, _, database)| {
+            let taken_at = match database {
+                Database::Open(open) => Some(of_millis(open.snapshot().time_ms)),
+                Database::Waiting(_) => None,
+            };
+            (component, taken_at)
+        })
     }
 }
 
@@ -254,7 +258,7 @@ pub(super) fn stream(
 }
 
 /// A server's time as it stands in the record.
-pub(super) fn of_millis(time: i64) -> Timestamp {
+fn of_millis(time: i64) -> Timestamp {
     let millis = u32::try_from(time.rem_euclid(1000)).unwrap_or_default();
     Timestamp {
         seconds: time.div_euclid(1000),
