@@ -59,7 +59,7 @@ impl Site {
         fs::write(path("service"), SERVICE).unwrap();
         let service = format!("sh {}", path("service"));
         let text = format!(
-            "[site]\nname = \"stand/in\"\n\
+            "[site]\nname = \"stand-in\"\n\
              [[share]]\nname = \"Apps\"\npath = \"{share}\"\n\
              [quiesce]\nstart-attempts = 2\nwindow-max = \"{window_max}\"\n\
              [[quiesce.service]]\nname = \"web\"\nstop = \"{service} stop web\"\nstart = \"{service} start web\"\n\
@@ -147,7 +147,7 @@ impl Site {
     }
 
     fn state(&self, name: &str) -> PathBuf {
-        self.path("home/.local/state/holdfast/sites/stand%2Fin")
+        self.path("home/.local/state/holdfast/sites/stand-in")
             .join(name)
     }
 
@@ -248,7 +248,7 @@ fn services_are_down_for_the_walk_and_up_while_databases_stream() {
         "streamed afterwards"
     );
     let report = fs::read_to_string(site.path("home/report")).unwrap();
-    assert_eq!(report, format!("{}stand/in 0\n", outcome.stdout));
+    assert_eq!(report, format!("{}stand-in 0\n", outcome.stdout));
     let long = site.run(&["snapshots", "--long"]).expect(0);
     for words in ["stopped for", "shares/Apps  complete", "at rest"] {
         assert!(long.stdout.contains(words), "{}", long.stdout);
@@ -291,7 +291,7 @@ fn a_service_that_stays_down_is_shouted_about_and_started_later() {
     let outcome = site
         .back_up()
         .expect(3)
-        .says("SITE stand/in IS NOT UP: start command engine (sh")
+        .says("SITE stand-in IS NOT UP: start command engine (sh")
         .says("no license for engine");
     assert!(site.is_up("web") && !site.is_up("engine"));
     assert_eq!(site.snapshot_count(), 1);
@@ -381,7 +381,7 @@ fn site_start_starts_what_a_killed_guardian_could_not() {
     let site = Site::new("");
     killed_both(&site);
     let outcome = site.run(&["site", "start"]).expect(0);
-    assert_eq!(outcome.stdout, "site stand/in was started\n");
+    assert_eq!(outcome.stdout, "site stand-in was started\n");
     site.assert_up();
     assert!(site.stopped().is_none());
     // Without a dead run it runs the start commands of the site file.
