@@ -18,6 +18,9 @@ pub enum Error {
     /// Ctrl-C, SIGTERM.
     #[error("interrupted")]
     Interrupted,
+    /// Another run of the site is under way on this host; says which.
+    #[error("{0}")]
+    Busy(String),
     /// Local scratch space or another local resource failed; names what was tried.
     #[error("{what}")]
     Local {
@@ -55,6 +58,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Interrupted => 130,
+            Self::Busy(_) => 11,
             Self::Store(error) => error.exit_code(),
             Self::Stopped | Self::Local { .. } | Self::Message(_) => 1,
         }

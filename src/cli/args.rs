@@ -45,6 +45,7 @@ Exit codes:
     4  damage was found in the repository
     5  the snapshot was forgotten while it was read
    10  no repository there
+   11  another holdfast works on this site on this host
    12  wrong key or passphrase
   130  interrupted";
 
@@ -123,6 +124,9 @@ pub(super) enum Command {
     Completions(Completions),
     /// Print the manual page, or write the pages of all commands
     Man(Man),
+    /// Start a site again when the run that stopped it dies; for holdfast itself
+    #[command(hide = true)]
+    Guardian,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -174,6 +178,17 @@ share, list and certificate is looked for, and the repository is opened. Nothing
 
 Exit code 1 if something would fail, 3 if something would be left out.")]
     Check,
+    /// Start the services of a site (--site), as after a backup that was killed
+    #[command(long_about = "\
+Start the services of a site (--site).
+
+If a backup was killed while the site was stopped, its start commands are run, and file-system snapshots that it left are \
+removed; else the start commands of the site file are run. They must bear that a service runs already, as `systemctl start` does.
+
+A backup that is under way has the site in its hands: exit code 11. A service that can't be started is named: exit code 1.
+
+In a systemd unit this belongs into ExecStopPost=, so that a killed backup leaves no site stopped.")]
+    Start,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -203,7 +218,12 @@ them together. All databases are opened before the files are read, each as one s
 last snapshot are recognised and not read again.
 
 What can't be read is counted, named and left out, and the exit code is 3. A component that fails, such as a database that \
-can't be reached, leaves the others whole. Ctrl-C ends a run cleanly; the next one reuses what was stored.")]
+can't be reached, leaves the others whole. Ctrl-C ends a run cleanly; the next one reuses what was stored.
+
+With [quiesce] in the site file the site is stopped, read and started again. A stop command that fails ends the run with exit \
+code 1, and the site is started. It is started also after an error, Ctrl-C, a kill or when window-max is over; databases stream \
+on from their open snapshots. A start command that fails is tried again; at last it is named and the exit code is 3, the \
+snapshot is kept. Only one run works on a site on one host: exit code 11.")]
 pub(super) struct Backup {
     /// Files and directories
     #[arg(value_name = "PATH", value_hint = ValueHint::AnyPath)]

@@ -75,6 +75,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     if let Err(error) = holdfast::crypto::disable_core_dumps() {
         tracing::warn!("core dumps of this process can't be switched off: {error}");
     }
+    if commands::is_guardian(&args) {
+        // It hears no signal, so nothing that listens to them is started.
+        holdfast::ops::quiesce::guardian()?;
+        return Ok(0);
+    }
     let signals = signals::start()?;
     commands::run(args, &signals)
 }
@@ -84,7 +89,15 @@ pub(crate) fn explain(failure: &anyhow::Error) -> u8 {
     if is_broken_pipe(failure) {
         return 0;
     }
-    let code = exit_code(failure);
+    let text = failure_text(failure);
+    let mut stderr = std::io::stderr().lock();
+    // A closed stderr must not change the exit code.
+    drop(writeln!(stderr, "holdfast: {text}"));
+    exit_code(failure)
+}
+
+/// An error with its causes, in one line.
+fn failure_text(failure: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in failure.chain() {
         let cause = cause.to_string();
@@ -96,10 +109,7 @@ pub(crate) fn explain(failure: &anyhow::Error) -> u8 {
             text.push_str(&cause);
         }
     }
-    let mut stderr = std::io::stderr().lock();
-    // A closed stderr must not change the exit code.
-    drop(writeln!(stderr, "holdfast: {text}"));
-    code
+    text
 }
 
 fn exit_code(failure: &anyhow::Error) -> u8 {

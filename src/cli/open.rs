@@ -14,7 +14,9 @@ use std::sync::Arc;
 use anyhow::Context;
 use holdfast::backend::{Backend, open_url};
 use holdfast::crypto::{Secret32, SystemRandom};
+use holdfast::error::Error;
 use holdfast::format::key::KeyKind;
+use holdfast::ops::quiesce::{SiteLock, SitePlace};
 use holdfast::site::SiteFile;
 use holdfast::site::config::Confidential;
 use holdfast::site::key_text::parse_recovery_key;
@@ -234,14 +236,45 @@ pub(super) fn host() -> String {
 
 /// The name of the user of this process, or its number.
 pub(super) fn user() -> String {
+    user_entry(0).unwrap_or_else(|| rustix::process::getuid().as_raw().to_string())
+}
+
+fn home_of_user() -> Option<PathBuf> {
+    user_entry(5)
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+}
+
+/// A field of the entry of this process's user.
+fn user_entry(field: usize) -> Option<String> {
     let uid = rustix::process::getuid().as_raw().to_string();
     let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let mut entries = users.lines().map(|line| line.split(':'));
-    let name = entries.find_map(|mut fields| {
-        let name = fields.next()?;
-        (fields.nth(1)? == uid).then(|| name.to_owned())
+    let mut entries = users
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>());
+    let entry = entries.find(|fields| fields.get(2).is_some_and(|found| *found == uid))?;
+    entry.get(field).map(|&text| text.to_owned())
+}
+
+/// Takes the lock of a site on this host. Without a place for it, a site that is never stopped goes on without.
+pub(super) fn site_lock(site: &SiteFile) -> anyhow::Result<Option<SiteLock>> {
+    let folder = state_folder().ok_or_else(|| {
+        let text = "there is no place for the lock of a site: set XDG_STATE_HOME or HOME";
+        Error::Message(text.into())
     });
-    name.unwrap_or(uid)
+    let needed = site.quiesce.is_some() || site.shares.iter().any(|s| s.snapshot.is_some());
+    match folder.and_then(|folder| SitePlace::new(&folder, &site.name).lock()) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(Error::Busy(text)) => Err(Error::Busy(text).into()),
+        Err(error) if needed => Err(error.into()),
+        Err(error) => {
+            let error = anyhow::Error::from(error);
+            progress::warning(&format!(
+                "nothing keeps a second run of this site away: {error:#}"
+            ));
+            Ok(None)
+        }
+    }
 }
 
 /// A variable of the environment that is set, and not to nothing.
@@ -250,14 +283,18 @@ pub(super) fn variable(name: &str) -> Option<String> {
 }
 
 /// `$XDG_STATE_HOME/holdfast`, where what can't be found out again is kept.
-fn state_folder() -> Option<PathBuf> {
+///
+/// Services of systemd have no `HOME`, but must find what the same user left from a terminal.
+pub(super) fn state_folder() -> Option<PathBuf> {
     let absolute = |name| {
         variable(name)
             .map(PathBuf::from)
             .filter(|path| path.is_absolute())
     };
-    let state = absolute("XDG_STATE_HOME")
-        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
+    let state = absolute("XDG_STATE_HOME").or_else(|| {
+        let home = absolute("HOME").or_else(home_of_user)?;
+        Some(home.join(".local/state"))
+    });
     state.map(|state| state.join("holdfast"))
 }
 

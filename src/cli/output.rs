@@ -59,16 +59,8 @@ impl Output {
         message_type: &str,
         fields: &impl Serialize,
     ) -> Result<(), WriteError> {
-        let mut object = Map::new();
-        object.insert("message_type".into(), message_type.into());
-        match serde_json::to_value(fields) {
-            Ok(Value::Object(fields)) => object.extend(fields),
-            Ok(other) => drop(object.insert("value".into(), other)),
-            Err(error) => return Err(WriteError(error.into())),
-        }
-        let line = serde_json::to_vec(&object).map_err(|error| WriteError(error.into()))?;
-        self.bytes(&line)?;
-        self.bytes(b"\n")
+        let line = json_line(message_type, fields)?;
+        self.bytes(&line)
     }
 
     /// Hands everything to the system.
@@ -85,6 +77,23 @@ impl Write for Output {
     fn flush(&mut self) -> io::Result<()> {
         self.stdout.flush()
     }
+}
+
+/// One JSON object and the end of its line; `message_type` stands first.
+pub(super) fn json_line(
+    message_type: &str,
+    fields: &impl Serialize,
+) -> Result<Vec<u8>, WriteError> {
+    let mut object = Map::new();
+    object.insert("message_type".into(), message_type.into());
+    match serde_json::to_value(fields) {
+        Ok(Value::Object(fields)) => object.extend(fields),
+        Ok(other) => drop(object.insert("value".into(), other)),
+        Err(error) => return Err(WriteError(error.into())),
+    }
+    let mut line = serde_json::to_vec(&object).map_err(|error| WriteError(error.into()))?;
+    line.push(b'\n');
+    Ok(line)
 }
 
 /// Whether stderr is a terminal that shows colours.

@@ -18,6 +18,7 @@ pub mod ledger;
 pub mod ls;
 pub mod manifest;
 pub mod preflight;
+pub mod quiesce;
 #[cfg(test)]
 mod reading_tests;
 pub mod restore;

@@ -1,29 +1,35 @@
 //! Runs the shell commands of a site file: stop, start, checks, hooks.
 //!
 //! A command is given to `/bin/sh -c` in a process group of its own, so that a Ctrl-C meant for holdfast does not reach it and its time limit
-//! reaches all that it started. Its output goes into an unnamed file: a daemon that a start command leaves behind may write on for ever, and
-//! neither blocks holdfast nor dies of a closed pipe.
+//! reaches all that it started. Its output goes into a file in memory: a daemon that a start command leaves behind neither blocks holdfast nor
+//! dies of a closed pipe. What it writes after the command's end is refused (`EPERM`), so that the file does not grow for ever.
 //!
 //! Invariants:
 //!
 //! 1. A command that does not end in time is ended with its children: TERM, after a grace KILL (test `what_hangs_is_ended_with_its_children`).
 //! 2. It is over when the shell is, whoever holds its output open (test `a_daemon_is_left_behind`).
-//! 3. No error and no `Debug` output holds the text of a command (test `debug_shows_no_command`).
+//! 3. Memory is bounded while a command runs, whatever it prints (test `only_the_end_of_the_output_is_kept`).
+//! 4. No error and no `Debug` output holds the text of a command (test `debug_shows_no_command`).
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Seek, Write};
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::fs::{MemfdFlags, OFlags, SealFlags, fcntl_add_seals, fcntl_setfl, memfd_create};
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 
 use super::config::run::CommandSetting;
 
 /// How much of the end of its output is kept.
 const OUTPUT_BYTES_MAX: u64 = 16 << 10;
+
+/// What a running command may have printed before all but the end of it is thrown away.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// How long a command has after TERM before it is killed.
 const GRACE: Duration = Duration::from_secs(5);
@@ -119,11 +125,19 @@ impl fmt::Debug for Surroundings<'_> {
 pub fn run(setting: &CommandSetting, surroundings: &Surroundings<'_>) -> Finished {
     let started = Instant::now();
     let mut output = None;
-    let ending = start(setting, surroundings, &mut output)
-        .and_then(|mut child| wait(&mut child, started, setting.timeout, surroundings.stop));
+    let ending = start(setting, surroundings, &mut output).and_then(|mut child| {
+        let look = || output.as_ref().map_or(Ok(()), shorten);
+        wait(
+            &mut child,
+            started,
+            setting.timeout,
+            surroundings.stop,
+            &look,
+        )
+    });
     Finished {
         ending: ending.unwrap_or_else(Ending::Failed),
-        output: output.map(tail).unwrap_or_default(),
+        output: output.map(close).unwrap_or_default(),
         elapsed: started.elapsed(),
     }
 }
@@ -133,11 +147,12 @@ fn start(
     surroundings: &Surroundings<'_>,
     output: &mut Option<File>,
 ) -> io::Result<Child> {
-    let file = tempfile::tempfile()?;
+    let file = memory_file()?;
+    fcntl_setfl(&file, OFlags::APPEND)?;
     let stdin = match surroundings.stdin {
         None => Stdio::null(),
         Some(bytes) => {
-            let mut file = tempfile::tempfile()?;
+            let mut file = memory_file()?;
             file.write_all(bytes)?;
             file.rewind()?;
             Stdio::from(file)
@@ -156,7 +171,12 @@ fn start(
     Ok(child)
 }
 
-/// Another handle of an unnamed file; all share one position.
+fn memory_file() -> io::Result<File> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    Ok(File::from(memfd_create("holdfast", flags)?))
+}
+
+/// Another handle of the file; all write at its end.
 fn append(file: &File) -> io::Result<Stdio> {
     file.try_clone().map(Stdio::from)
 }
@@ -166,8 +186,10 @@ fn wait(
     started: Instant,
     limit: Duration,
     stop: Option<&dyn Fn() -> bool>,
+    look: &dyn Fn() -> io::Result<()>,
 ) -> io::Result<Ending> {
     loop {
+        look()?;
         if let Some(status) = child.try_wait()? {
             return Ok(Ending::Exited(status));
         }
@@ -192,7 +214,7 @@ pub(super) fn end_group(child: &mut Child, grace: Duration) -> io::Result<()> {
         if !grace.is_zero() {
             signal(pid, Signal::TERM)?;
             let deadline = Instant::now() + grace;
-            while Instant::now() < deadline && child.try_wait()?.is_none() {
+            while Instant::now() < deadline && (child.try_wait()?.is_none() || is_alive(pid)) {
                 thread::sleep(LOOK);
             }
         }
@@ -209,14 +231,53 @@ fn signal(pid: Pid, signal: Signal) -> io::Result<()> {
     }
 }
 
-fn tail(mut file: File) -> String {
-    let mut bytes = Vec::new();
-    let read = file.seek(SeekFrom::End(0)).and_then(|end| {
-        file.seek(SeekFrom::Start(end.saturating_sub(OUTPUT_BYTES_MAX)))?;
-        file.take(OUTPUT_BYTES_MAX).read_to_end(&mut bytes)
-    });
-    match read {
-        Ok(_) => String::from_utf8_lossy(&bytes).into_owned(),
+/// Whether any process of a group runs. Those that have ended and that nobody waits for are still members.
+fn is_alive(group: Pid) -> bool {
+    if test_kill_process_group(group).is_err() {
+        return false;
+    }
+    let Ok(processes) = std::fs::read_dir("/proc") else {
+        return true;
+    };
+    let group = group.as_raw_nonzero().to_string();
+    processes.flatten().any(|entry| {
+        let text = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        // The name of the program stands in parentheses and may hold anything.
+        let fields = text.rsplit_once(") ").map_or("", |(_, fields)| fields);
+        let mut fields = fields.split(' ');
+        let (state, _parent, of) = (fields.next(), fields.next(), fields.next());
+        of == Some(group.as_str()) && !matches!(state, Some("Z" | "X"))
+    })
+}
+
+/// Throws away the older part of what a command printed, if it is much.
+fn shorten(mut file: &File) -> io::Result<()> {
+    if file.metadata()?.len() <= FILE_BYTES_MAX {
+        return Ok(());
+    }
+    let end = tail(file)?;
+    file.set_len(0)?;
+    file.write_all(&end)
+}
+
+/// The end of what stands in the file.
+fn tail(file: &File) -> io::Result<Vec<u8>> {
+    let len = file.metadata()?.len();
+    let from = len.saturating_sub(OUTPUT_BYTES_MAX);
+    let mut bytes = vec![0; usize::try_from(len - from).unwrap_or_default()];
+    // The position is not moved: it is shared with those who write.
+    let read = file.read_at(&mut bytes, from)?;
+    bytes.truncate(read);
+    Ok(bytes)
+}
+
+/// Lets nobody write any more and returns the end of what was written.
+fn close(file: File) -> String {
+    if let Err(errno) = fcntl_add_seals(&file, SealFlags::GROW) {
+        tracing::debug!("the output of a command stays open: {errno}");
+    }
+    match tail(&file) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Err(error) => format!("(its output can't be read: {error})"),
     }
 }
@@ -228,6 +289,7 @@ mod tests {
 
     fn setting(text: &str, limit: Duration) -> CommandSetting {
         CommandSetting {
+            service: None,
             command: Confidential::new(text.to_owned()),
             timeout: limit,
         }
@@ -291,6 +353,13 @@ mod tests {
         );
         thread::sleep(Duration::from_millis(2500));
         assert!(!marker.exists(), "a child of the command went on");
+    }
+
+    #[test]
+    fn only_the_end_of_the_output_is_kept() {
+        let finished = run_text("seq 1 1000000; echo last");
+        assert!(finished.is_good());
+        assert!(finished.output.ends_with("\n1000000\nlast\n"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What a site is: the site file, its profiles, its path lists, and the secrets that it points to.
 //!
 //! This module reads what an administrator wrote and says what is wrong with it, with file, line and column. It reaches
-//! no database, opens no repository and reads no share; it does not quiesce anything in this version.
+//! no database, opens no repository and reads no share. It knows how a command is run, not when.
 //!
 //! Invariants:
 //!
@@ -21,4 +21,4 @@ mod redact;
 pub mod secrets;
 
 pub use config::{SiteError, SiteFile};
-pub use redact::redact_conninfo;
+pub use redact::{redact_command, redact_conninfo};

@@ -380,7 +380,7 @@ fn redact_uris(text: &str) -> String {
 }
 
 /// Takes out what a shell command shows openly: assignments, password options, and what is echoed.
-fn redact_command(command: &str) -> String {
+pub fn redact_command(command: &str) -> String {
     redact_echo(&redact_assignments(&redact_uris(command)))
 }
 

@@ -34,6 +34,7 @@ mod pg_standby;
 mod pg_swap;
 mod pg_tls;
 mod place;
+mod quiet;
 mod round_trip;
 mod shared_dedup;
 mod tidy;

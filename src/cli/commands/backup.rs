@@ -6,12 +6,13 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use holdfast::format::snapshot::{Component, ComponentState};
 use holdfast::ops::backup::{BackupOptions, BackupSummary, backup};
+use holdfast::ops::quiesce::recover;
 use holdfast::site::SiteFile;
 use holdfast::source::postgres::replay::resume_all;
 use holdfast::stats::Stats;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{Context, code, snapshots};
+use super::{Context, code, hooks, snapshots};
 use crate::cli::args::Backup;
 use crate::cli::open::{self, Usage};
 use crate::cli::output::{self, Output};
@@ -25,8 +26,40 @@ pub(super) fn run(context: &Context<'_>, args: Backup) -> anyhow::Result<u8> {
             Usage("there is nothing to back up: give paths, --database or --site".into()).into(),
         );
     }
+    let hooks = site
+        .as_ref()
+        .map(|site| (site.name.clone(), site.hooks.clone()));
+    let mut report = Vec::new();
+    let done = take(context, args, site, &mut report);
+    if let Some((site, hooks)) = hooks {
+        hooks::tell(&site, &hooks, &done, &mut report);
+    }
+    done
+}
+
+/// Takes it; `report` becomes what `--json` prints.
+fn take(
+    context: &Context<'_>,
+    args: Backup,
+    site: Option<SiteFile>,
+    report: &mut Vec<u8>,
+) -> anyhow::Result<u8> {
+    let lock = match &site {
+        Some(site) => open::site_lock(site)?,
+        None => None,
+    };
+    // Before anything that may fail: a site that stands still comes first.
+    let mut problems = match &lock {
+        Some(lock) => recover(lock, &mut |note| progress::warning(note))?.problems,
+        None => Vec::new(),
+    };
+    for problem in &problems {
+        progress::warning(problem);
+    }
     let opened = open::open(context.global, site.as_ref(), context.signals)?;
-    let options = options(args, site)?;
+    let mut options = options(args, site)?;
+    options.lock = lock.map(Arc::new);
+    options.guardian = Some(own_program()?);
     let interrupt = context.interrupt();
     // Who ends at once leaves no standby paused.
     context.signals.at_last(resume_all);
@@ -34,20 +67,35 @@ pub(super) fn run(context: &Context<'_>, args: Backup) -> anyhow::Result<u8> {
     let progress = Progress::start(context.global, &stats, sample);
     let summary = backup(&opened.repository, &options, &stats, &interrupt);
     drop(progress);
-    let summary = summary?;
+    let mut summary = summary?;
     for damage in &summary.damage {
         progress::warning(damage);
     }
+    problems.append(&mut summary.problems);
+    summary.problems = problems;
     let damaged = opened.damaged || !summary.damage.is_empty();
-    let code = code(damaged, !summary.complete);
+    let code = code(damaged, !summary.complete || !summary.problems.is_empty());
+    for (message_type, fields) in messages(&summary, opened.repository.kdf_ms()) {
+        report.extend(output::json_line(message_type, &fields)?);
+    }
     let mut output = Output::new(context.global.json);
     match output.is_json() {
-        true => show_json(&mut output, &summary, opened.repository.kdf_ms())?,
+        true => output.bytes(report)?,
         false if context.is_silent(code) => {}
         false => show(&mut output, &summary, stats.torn.get())?,
     }
     output.flush()?;
     Ok(code)
+}
+
+/// This program, which is the guardian of a site too.
+fn own_program() -> anyhow::Result<PathBuf> {
+    let program = std::env::current_exe().context("cannot find this program")?;
+    // After an update its file is gone, but this process can still be executed.
+    Ok(match program.exists() {
+        true => program,
+        false => "/proc/self/exe".into(),
+    })
 }
 
 fn options(args: Backup, site: Option<SiteFile>) -> anyhow::Result<BackupOptions> {
@@ -177,6 +225,24 @@ fn show(output: &mut Output, summary: &BackupSummary, torn: u64) -> anyhow::Resu
             ))?;
         }
     }
+    if let Some(window) = &summary.window {
+        output.line(format!("  {}", snapshots::window_line(window)))?;
+        let loud: Vec<String> = summary
+            .components
+            .iter()
+            .filter(|component| component.quiet == Some(false))
+            .map(snapshots::place)
+            .collect();
+        if !loud.is_empty() {
+            output.line(format!("  NOT read at rest: {}", loud.join(", ")))?;
+        }
+    }
+    for warning in &summary.warnings {
+        output.line(format!("  warning: {warning}"))?;
+    }
+    for problem in &summary.problems {
+        output.line(format!("  PROBLEM: {problem}"))?;
+    }
     for component in missing {
         output.line(format!(
             "  {} {}{}{}",
@@ -193,31 +259,34 @@ fn show(output: &mut Output, summary: &BackupSummary, torn: u64) -> anyhow::Resu
     Ok(())
 }
 
-fn show_json(output: &mut Output, summary: &BackupSummary, kdf_ms: u64) -> anyhow::Result<()> {
-    for component in &summary.components {
-        output.message("component", &snapshots::component_json(component))?;
-    }
+/// What `--json` prints.
+fn messages(summary: &BackupSummary, kdf_ms: u64) -> Vec<(&'static str, Value)> {
+    let components = summary.components.iter();
+    let mut messages: Vec<(&'static str, Value)> = components
+        .map(|component| ("component", snapshots::component_json(component)))
+        .collect();
     let totals = &summary.totals;
-    output.message(
-        "summary",
-        &json!({
-            "snapshot": summary.snapshot.to_string(),
-            "complete": summary.complete,
-            "files_new": totals.files_new,
-            "files_changed": totals.files_changed,
-            "files_unmodified": totals.files_unmodified,
-            "tables": totals.tables,
-            "rows": totals.rows,
-            "bytes_read": totals.bytes_read,
-            "bytes_new": totals.bytes_new,
-            "bytes_stored": totals.bytes_stored,
-            "skipped": totals.skipped,
-            "seconds": (summary.elapsed.as_secs_f64() * 1000.0).round() / 1000.0,
-            "kdf_ms": kdf_ms,
-            "damage": summary.damage,
-        }),
-    )?;
-    Ok(())
+    let fields = json!({
+        "snapshot": summary.snapshot.to_string(),
+        "complete": summary.complete,
+        "files_new": totals.files_new,
+        "files_changed": totals.files_changed,
+        "files_unmodified": totals.files_unmodified,
+        "tables": totals.tables,
+        "rows": totals.rows,
+        "bytes_read": totals.bytes_read,
+        "bytes_new": totals.bytes_new,
+        "bytes_stored": totals.bytes_stored,
+        "skipped": totals.skipped,
+        "seconds": (summary.elapsed.as_secs_f64() * 1000.0).round() / 1000.0,
+        "kdf_ms": kdf_ms,
+        "damage": summary.damage,
+        "window": summary.window.as_ref().map(snapshots::window_json),
+        "warnings": summary.warnings,
+        "problems": summary.problems,
+    });
+    messages.push(("summary", fields));
+    messages
 }
 
 #[cfg(test)]

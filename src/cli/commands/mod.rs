@@ -7,6 +7,7 @@ mod copy;
 mod demo;
 mod diff;
 mod export;
+mod hooks;
 mod init;
 mod key;
 mod restore;
@@ -68,6 +69,11 @@ impl Context<'_> {
     }
 }
 
+/// Whether this process is to start a site again when a run dies.
+pub(super) fn is_guardian(args: &Args) -> bool {
+    matches!(args.command, Command::Guardian)
+}
+
 /// Runs a command and returns its exit code.
 pub(super) fn run(args: Args, signals: &Signals) -> anyhow::Result<u8> {
     let context = Context {
@@ -117,6 +123,8 @@ fn dispatch(context: &Context<'_>, command: Command) -> anyhow::Result<u8> {
         Command::Demo(args) => demo::run(context, &args),
         Command::Completions(args) => shell::completions(&args),
         Command::Man(args) => shell::man(&args),
+        // Taken care of before anything else is begun.
+        Command::Guardian => Ok(0),
     }
 }
 

@@ -1,8 +1,9 @@
-//! `site new` and `site check`.
+//! `site new`, `site check` and `site start`.
 
 use std::sync::Arc;
 
 use holdfast::ops::backup::now;
+use holdfast::ops::quiesce::{SitePlace, start_site};
 use holdfast::ops::site_check::{Check, SiteCheckOptions, Verdict, site_check};
 use holdfast::site::SiteFile;
 use holdfast::site::profiles::profile;
@@ -12,12 +13,14 @@ use super::{Context, code};
 use crate::cli::args::{Site, SiteNew};
 use crate::cli::open::{self, Usage};
 use crate::cli::output::Output;
+use crate::cli::progress;
 
 /// Prints or checks a site file.
 pub(super) fn run(context: &Context<'_>, args: &Site) -> anyhow::Result<u8> {
     match args {
         Site::New(args) => new(context, args),
         Site::Check => check(context),
+        Site::Start => start(context),
     }
 }
 
@@ -32,6 +35,48 @@ fn new(context: &Context<'_>, args: &SiteNew) -> anyhow::Result<u8> {
     }
     output.flush()?;
     Ok(0)
+}
+
+fn start(context: &Context<'_>) -> anyhow::Result<u8> {
+    let Some(site) = context.site_file()? else {
+        return Err(Usage("there is no site to start: give --site FILE".into()).into());
+    };
+    let place = open::state_folder().map(|folder| SitePlace::new(&folder, &site.name));
+    let Some(place) = place else {
+        return Err(
+            Usage("nothing is known of this host: set XDG_STATE_HOME or HOME".into()).into(),
+        );
+    };
+    let lock = place.lock()?;
+    let mut output = Output::new(context.global.json);
+    let mut notes = Vec::new();
+    let done = start_site(&lock, site.quiesce.as_ref(), &mut |note| {
+        notes.push(note.to_owned());
+        if !context.global.json {
+            progress::note(note);
+        }
+    })?;
+    let good = done.problems.is_empty();
+    if output.is_json() {
+        let summary = json!({
+            "site": site.name,
+            "started": done.started && good,
+            "notes": notes,
+            "problems": done.problems,
+        });
+        output.message("summary", &summary)?;
+    } else {
+        for problem in &done.problems {
+            progress::warning(problem);
+        }
+        output.line(match (good, done.started) {
+            (true, true) => format!("site {} was started", site.name),
+            (true, false) => format!("site {} has no start commands", site.name),
+            (false, _) => format!("site {} IS NOT UP", site.name),
+        })?;
+    }
+    output.flush()?;
+    Ok(u8::from(!good))
 }
 
 fn check(context: &Context<'_>) -> anyhow::Result<u8> {

@@ -1,6 +1,9 @@
 //! `snapshots`.
 
-use holdfast::format::snapshot::{Component, ComponentState, Record};
+use std::time::Duration;
+
+use holdfast::format::node::Timestamp;
+use holdfast::format::snapshot::{Component, ComponentState, QuietWindow, Record};
 use holdfast::ops::snapshots::{self, Snapshot};
 use serde_json::{Value, json};
 
@@ -111,6 +114,38 @@ pub(super) fn state_word(state: ComponentState) -> &'static str {
     }
 }
 
+/// What people read of a quiet window.
+pub(super) fn window_line(window: &QuietWindow) -> String {
+    let seconds = |from, to| output::duration(between(from, to));
+    format!(
+        "stopped for {}: down {} to {}, read for {}",
+        seconds(window.stop_begun, window.started),
+        output::local_time(window.stop_begun),
+        output::local_time(window.started),
+        seconds(window.stopped, window.start_begun),
+    )
+}
+
+/// A quiet window as `--json` shows it.
+pub(super) fn window_json(window: &QuietWindow) -> Value {
+    let seconds = between(window.stop_begun, window.started).as_secs_f64();
+    json!({
+        "stop_begun": output::rfc3339(window.stop_begun),
+        "stopped": output::rfc3339(window.stopped),
+        "start_begun": output::rfc3339(window.start_begun),
+        "started": output::rfc3339(window.started),
+        "seconds": (seconds * 1000.0).round() / 1000.0,
+        "problems": window.problems,
+    })
+}
+
+/// From one moment to a later one; nothing if the clock was set back.
+fn between(from: Timestamp, to: Timestamp) -> Duration {
+    let nanos = |time: Timestamp| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos);
+    let elapsed = u64::try_from(nanos(to) - nanos(from));
+    Duration::from_nanos(elapsed.unwrap_or_default())
+}
+
 fn show_long(output: &mut Output, snapshot: &Snapshot) -> anyhow::Result<()> {
     let record = &snapshot.record;
     output.line(format!("snapshot {}", snapshot.id))?;
@@ -153,6 +188,15 @@ fn show_long(output: &mut Output, snapshot: &Snapshot) -> anyhow::Result<()> {
             ),
         })?;
     }
+    if let Some(window) = &record.window {
+        output.line(format!("  {}", window_line(window)))?;
+        for problem in &window.problems {
+            output.line(format!("      PROBLEM: {problem}"))?;
+        }
+    }
+    for warning in &record.warnings {
+        output.line(format!("  warning: {warning}"))?;
+    }
     for component in &record.components {
         show_component(output, component)?;
     }
@@ -172,8 +216,13 @@ fn show_component(output: &mut Output, component: &Component) -> anyhow::Result<
             output::counted(component.rows, "row", "rows")
         ),
     };
+    let quiet = match component.quiet {
+        Some(true) => "  at rest",
+        Some(false) => "  NOT at rest",
+        None => "",
+    };
     output.line(format!(
-        "  {}  {}  {content}",
+        "  {}  {}  {content}{quiet}",
         place(component),
         state_word(component.state)
     ))?;
@@ -241,6 +290,8 @@ fn as_json(snapshot: &Snapshot) -> Value {
             "snapshot": from.snapshot.to_string(),
             "copied": output::rfc3339(from.copied),
         })),
+        "window": record.window.as_ref().map(window_json),
+        "warnings": record.warnings,
     })
 }
 
@@ -262,5 +313,6 @@ pub(super) fn component_json(component: &Component) -> Value {
         "torn": component.torn,
         "notes": component.notes,
         "origin": component.origin,
+        "quiet": component.quiet,
     })
 }

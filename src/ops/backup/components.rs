@@ -3,13 +3,15 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use super::at_rest::AtRest;
 use super::engine::Engine;
 use super::{BackupOptions, databases, now};
 use crate::error::{Error, Result};
 use crate::format::node::{Node, NodeKind};
 use crate::format::snapshot::{
-    CertificateFact, ClusterConsistency, Component, ComponentKind, ComponentState,
+    CertificateFact, ClusterConsistency, Component, ComponentKind, ComponentState, QuietWindow,
 };
+use crate::ops::quiesce::Mark;
 use crate::pipeline::{ItemWriter, StreamKind, TreePath};
 use crate::site::SiteFile;
 use crate::site::config::{CertificatesSettings, FilesSettings, Missing, ShareSettings};
@@ -28,6 +30,9 @@ pub(super) struct Taken {
     pub(super) components: Vec<Component>,
     pub(super) certificates: Vec<CertificateFact>,
     pub(super) clusters: Vec<ClusterConsistency>,
+    pub(super) window: Option<QuietWindow>,
+    pub(super) warnings: Vec<String>,
+    pub(super) problems: Vec<String>,
 }
 
 /// Refuses what can't be right before anything is touched.
@@ -86,16 +91,50 @@ struct Tree {
     notes: Vec<String>,
 }
 
-/// Takes every component. An error stops the run.
-pub(super) fn take_all(engine: &Engine, options: &BackupOptions) -> Result<Taken> {
+/// Takes every component. An error stops the run; the site is up again in any case.
+pub(super) fn take_all(
+    engine: &Engine,
+    options: &BackupOptions,
+    mut rest: AtRest<'_>,
+) -> Result<Taken> {
     let mut taken = Taken::default();
-    let open = databases::open(engine, options)?;
+    let mut open = None;
+    let later = take_at_rest(engine, options, &mut rest, &mut taken, &mut open);
+    // Before anything else is done about an error.
+    rest.start();
+    take_trees(engine, options, &mut later?, &mut rest, &mut taken)?;
+    rest.remove_snapshots();
+    if let Some(open) = open {
+        databases::stream(engine, options, open, &mut taken)?;
+    }
+    rest.judge(&mut taken);
+    Ok(taken)
+}
+
+/// Takes what can be taken only while the site is at rest; returns what is read from file-system snapshots afterwards.
+fn take_at_rest(
+    engine: &Engine,
+    options: &BackupOptions,
+    rest: &mut AtRest<'_>,
+    taken: &mut Taken,
+    open: &mut Option<databases::Open>,
+) -> Result<Vec<Tree>> {
+    rest.stop(engine)?;
+    let databases = open.insert(databases::open(engine, options)?);
+    rest.opened(databases);
+    rest.make_snapshots(engine)?;
     if let Some(site) = &options.site {
         taken.components.push(site_file(engine, site)?);
     }
-    let mut trees = Vec::new();
+    let (mut trees, mut later) = (Vec::new(), Vec::new());
     if let Some(site) = &options.site {
-        trees.extend(site.shares.iter().map(|share| share_tree(share, site)));
+        for share in &site.shares {
+            let tree = share_tree(share, site, rest);
+            match share.snapshot {
+                Some(_) => later.push(tree),
+                None => trees.push(tree),
+            }
+        }
         trees.extend(site.files.iter().map(|files| files_tree(files, site)));
         for certificates in &site.certificates {
             trees.push(certificates_tree(
@@ -106,26 +145,43 @@ pub(super) fn take_all(engine: &Engine, options: &BackupOptions) -> Result<Taken
         }
     }
     trees.extend(options.paths.iter().map(|path| path_tree(path, options)));
+    take_trees(engine, options, &mut trees, rest, taken)?;
+    Ok(later)
+}
+
+/// Walks trees, all at the same time.
+fn take_trees(
+    engine: &Engine,
+    options: &BackupOptions,
+    trees: &mut [Tree],
+    rest: &mut AtRest<'_>,
+    taken: &mut Taken,
+) -> Result<()> {
     let walked = std::thread::scope(|scope| {
         let threads: Vec<_> = trees
             .iter_mut()
-            .map(|tree| scope.spawn(|| take_tree(engine, options, tree)))
+            .map(|tree| {
+                scope.spawn(|| {
+                    let component = take_tree(engine, options, tree);
+                    (component, Mark::now())
+                })
+            })
             .collect();
         let panicked = |_| {
-            Err(Error::Message(
-                "a thread that walks a tree panicked; this is a bug in holdfast".into(),
-            ))
+            let text = "a thread that walks a tree panicked; this is a bug in holdfast";
+            (Err(Error::Message(text.into())), Mark::now())
         };
         threads
             .into_iter()
             .map(|thread| thread.join().unwrap_or_else(panicked))
             .collect::<Vec<_>>()
     });
-    for component in walked {
-        taken.components.push(component?);
+    for (component, read) in walked {
+        let component = component?;
+        rest.read(&component, read);
+        taken.components.push(component);
     }
-    databases::stream(engine, options, open, &mut taken)?;
-    Ok(taken)
+    Ok(())
 }
 
 fn folder(kind: ComponentKind, name: &str) -> TreePath {
@@ -177,9 +233,11 @@ pub(super) fn put_bytes(
     engine.sink.add_node(path, node)
 }
 
-fn share_tree(share: &ShareSettings, site: &SiteFile) -> Tree {
+fn share_tree(share: &ShareSettings, site: &SiteFile, rest: &AtRest<'_>) -> Tree {
+    let hook = share.snapshot.as_ref();
+    let path = hook.map_or(&share.path, |hook| &hook.path);
     let mut source = TreeSource::new(
-        Roots::Tree(share.path.clone()),
+        Roots::Tree(path.clone()),
         folder(ComponentKind::Share, &share.name),
     );
     source.excludes.clone_from(&share.exclude);
@@ -196,8 +254,16 @@ fn share_tree(share: &ShareSettings, site: &SiteFile) -> Tree {
         origin: share.path.display().to_string(),
         allow_empty: share.allow_empty,
         missing: Missing::Error,
-        failure: None,
-        notes: Vec::new(),
+        failure: rest.snapshot_failure(&share.name),
+        notes: hook
+            .map(|hook| {
+                format!(
+                    "read from a file-system snapshot at {}",
+                    hook.path.display()
+                )
+            })
+            .into_iter()
+            .collect(),
     }
 }
 

@@ -33,6 +33,19 @@ pub(super) struct Open {
     failed: Vec<Component>,
 }
 
+impl Open {
+    /// The databases, and when the snapshot of each was taken on its server's clock; none if it is opened later.
+    pub(super) fn taken_at(&self) -> impl Iterator<Item = (&Component, Option<Timestamp>)> {
+        self.open.iter().map(|(component, _, database)| {
+            let taken_at = match database {
+                Database::Open(open) => Some(of_millis(open.snapshot().time_ms)),
+                Database::Waiting(_) => None,
+            };
+            (component, taken_at)
+        })
+    }
+}
+
 fn component(name: &str, conninfo: &str) -> (Component, TreePath) {
     let folder = encode_name(name.as_bytes());
     let base = TreePath::root()
@@ -244,6 +257,15 @@ pub(super) fn stream(
     }
 }
 
+/// A server's time as it stands in the record.
+fn of_millis(time: i64) -> Timestamp {
+    let millis = u32::try_from(time.rem_euclid(1000)).unwrap_or_default();
+    Timestamp {
+        seconds: time.div_euclid(1000),
+        nanos: millis * 1_000_000,
+    }
+}
+
 fn fill(mut component: Component, outcome: &DatabaseOutcome) -> Component {
     component.finished = now();
     component.tables = outcome.tables;
@@ -254,12 +276,7 @@ fn fill(mut component: Component, outcome: &DatabaseOutcome) -> Component {
         bytes: outcome.bytes,
     };
     component.notes.extend(outcome.notes.iter().cloned());
-    let taken_at = outcome.snapshot.time_ms;
-    let millis = u32::try_from(taken_at.rem_euclid(1000)).unwrap_or_default();
-    component.started = Timestamp {
-        seconds: taken_at.div_euclid(1000),
-        nanos: millis * 1_000_000,
-    };
+    component.started = of_millis(outcome.snapshot.time_ms);
     if let Some(why) = &outcome.incomplete {
         component.state = ComponentState::Incomplete;
         component.message.clone_from(why);

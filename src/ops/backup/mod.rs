@@ -1,8 +1,9 @@
 //! `backup`: one site into one snapshot.
 //!
-//! Order: session entry → index of the state at it, and runs that dead sessions left → all database snapshots opened together → trees
-//! walked → databases streamed → tree → packs durable → runs durable → record durable → snapshot entry, tested on the state that it
-//! follows; what was condemned meanwhile is stored again and the entry tested again.
+//! Order: preflight checks → the guardian → session entry → index of the state at it, and runs that dead sessions left → the site stopped →
+//! checks that are due then → all database snapshots opened together → file-system snapshots made → trees walked → the site started → trees
+//! walked that have a file-system snapshot → databases streamed → tree → packs durable → runs durable → record durable → snapshot entry,
+//! tested on the state that it follows; what was condemned meanwhile is stored again and the entry tested again.
 //!
 //! Failure: until the last entry nothing is listed. A run that is interrupted or fails ends its session; its index runs stay, and the next
 //! run adopts them, so nothing that was stored is stored again. A killed one loses what it stored since its last run, and its open session
@@ -10,6 +11,7 @@
 //!
 //! Threads: one coordinates; one for each worker; one for the signs of life; sources have their own.
 
+mod at_rest;
 mod components;
 mod databases;
 pub(in crate::ops) mod engine;
@@ -26,11 +28,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::error::{Error, Result};
 use crate::format::id::ObjectHash;
 use crate::format::node::Timestamp;
-use crate::format::snapshot::{Component, ComponentState, Record, RunTotals};
+use crate::format::snapshot::{Component, ComponentState, QuietWindow, Record, RunTotals};
+use crate::ops::quiesce::SiteLock;
 use crate::site::SiteFile;
 use crate::stats::Stats;
 use crate::store::{Commit, Repository};
 
+use self::at_rest::AtRest;
 use self::engine::Engine;
 
 /// A flag that asks a run to end; set by a signal.
@@ -100,6 +104,10 @@ pub struct BackupOptions {
     pub scratch: PathBuf,
     /// Environment of connections.
     pub environment: Environment,
+    /// The lock of the site, with which a run may stop it; needed where the site file says how.
+    pub lock: Option<Arc<SiteLock>>,
+    /// The program that starts the site again if this one dies, called with `guardian`; absent: a thread, which dies with it.
+    pub guardian: Option<PathBuf>,
 }
 
 impl std::fmt::Debug for BackupOptions {
@@ -135,6 +143,8 @@ impl BackupOptions {
             user: String::new(),
             scratch: std::env::temp_dir(),
             environment: Arc::new(|_| None),
+            lock: None,
+            guardian: None,
         }
     }
 }
@@ -154,6 +164,12 @@ pub struct BackupSummary {
     pub elapsed: Duration,
     /// Damage that the run met and worked around: exit code 4.
     pub damage: Vec<String>,
+    /// The time in which the site was stopped.
+    pub window: Option<QuietWindow>,
+    /// What the checks before the run warned about, and file-system snapshots that are left over.
+    pub warnings: Vec<String>,
+    /// What is not as it was before the run, a service that is down for instance: exit code 3.
+    pub problems: Vec<String>,
 }
 
 /// Now, on this host's clock.
@@ -176,8 +192,9 @@ pub fn backup(
 ) -> Result<BackupSummary> {
     components::check_arguments(repository, options)?;
     let begun = Instant::now();
+    let rest = AtRest::prepare(repository, options)?;
     let session = Arc::new(repository.open_session()?);
-    let outcome = run(repository, &session, options, stats, interrupt, begun);
+    let outcome = run(repository, &session, options, stats, interrupt, begun, rest);
     if outcome.is_err()
         && let Err(e) = session.expire()
     {
@@ -193,10 +210,11 @@ fn run(
     stats: &Arc<Stats>,
     interrupt: &Interrupt,
     begun: Instant,
+    rest: AtRest<'_>,
 ) -> Result<BackupSummary> {
     let started = now();
     let engine = Engine::start(repository, session, options, stats, interrupt)?;
-    let taken = components::take_all(&engine, options);
+    let taken = components::take_all(&engine, options, rest);
     let (taken, stored) = engine.finish(taken)?;
     let failed: Vec<&Component> = taken
         .components
@@ -245,9 +263,9 @@ fn run(
         clusters: taken.clusters,
         totals: totals(stats),
         subtree: stored.tree.subtree,
-        window: None,
+        window: taken.window,
         references: Vec::new(),
-        warnings: Vec::new(),
+        warnings: taken.warnings,
         copied_from: None,
     };
     let mut stored = stored;
@@ -272,6 +290,9 @@ fn run(
                     complete,
                     elapsed: begun.elapsed(),
                     damage,
+                    window: record.window,
+                    warnings: record.warnings,
+                    problems: taken.problems,
                 });
             }
             Commit::Lost { lost, state } => {

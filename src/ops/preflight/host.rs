@@ -139,6 +139,7 @@ pub(super) fn no_unit(units: &[String], limit: Duration) -> Found {
     for unit in units {
         // The name goes by the environment, so that nothing in it means anything to the shell.
         let setting = CommandSetting {
+            service: None,
             command: Confidential::new("exec systemctl is-active -- \"$HOLDFAST_UNIT\"".into()),
             timeout: limit,
         };

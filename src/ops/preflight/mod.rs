@@ -166,6 +166,7 @@ fn look(context: &PreflightContext<'_>, settings: &PreflightSettings) -> Found {
     match &settings.check {
         PreflightCheck::Command { command, status } => {
             let setting = CommandSetting {
+                service: None,
                 command: command.clone(),
                 timeout: limit,
             };

@@ -6,10 +6,12 @@
 //! |---|---|
 //! | `databases` | connection, version, rights, `pg_dump` |
 //! | `files` | shares, lists of paths, certificates |
+//! | `quiet` | what would be stopped and started, by commands that are there |
 //! | `ops::preflight` | what must hold before a backup |
 
 mod databases;
 mod files;
+mod quiet;
 
 use serde::Serialize;
 
@@ -36,7 +38,7 @@ pub enum Verdict {
 /// One component, looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// Kind of the component: `database`, `share`, `files`, `certificates`, `repository`, `preflight`.
+    /// Kind of the component: `database`, `share`, `files`, `certificates`, `repository`, `quiesce`, `preflight`.
     pub kind: &'static str,
     /// Its name in the site file.
     pub name: String,
@@ -142,6 +144,9 @@ pub fn site_check(options: &SiteCheckOptions<'_>, each: &mut dyn FnMut(Check)) {
     }
     for settings in &site.certificates {
         each(files::certificates(settings, &site.path, options.now));
+    }
+    if let Some(check) = quiet::check(site, &options.environment) {
+        each(check);
     }
     let context = PreflightContext {
         site,

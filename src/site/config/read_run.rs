@@ -44,6 +44,7 @@ fn commands(
                 return None;
             }
             Some(CommandSetting {
+                service: None,
                 command: Confidential::new(text.to_owned()),
                 timeout,
             })
@@ -53,6 +54,7 @@ fn commands(
             let timeout = time(&mut table, "timeout", timeout);
             table.finish(&[]);
             Some(CommandSetting {
+                service: None,
                 command: command?,
                 timeout,
             })
@@ -70,7 +72,11 @@ fn command(
     key: &'static str,
     timeout: Duration,
 ) -> Option<CommandSetting> {
-    read_command(section, key).map(|command| CommandSetting { command, timeout })
+    read_command(section, key).map(|command| CommandSetting {
+        service: None,
+        command,
+        timeout,
+    })
 }
 
 pub(super) fn read_quiesce(
@@ -85,11 +91,15 @@ pub(super) fn read_quiesce(
     only_one(&mut section, &["service", "start"]);
     let services = section.tables("service", "[[quiesce.service]]", |mut service| {
         let timeout = time(&mut service, "timeout", timeout);
-        service.required_string("name");
+        let name = service.required_string("name");
         let stop = required_command(&mut service, "stop");
         let start = required_command(&mut service, "start");
         service.finish(&[]);
-        let setting = |command| CommandSetting { command, timeout };
+        let setting = |command| CommandSetting {
+            service: name.clone(),
+            command,
+            timeout,
+        };
         Some((setting(stop?), setting(start?)))
     });
     for (service_stop, service_start) in services {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Confidential, PathSetting, RepositorySettings};
+use crate::site::redact::redact_command;
 use crate::site::secrets::SecretSource;
 
 /// How long a command may take, unless the site file says otherwise.
@@ -23,10 +24,31 @@ pub const START_ATTEMPTS_DEFAULT: u32 = 3;
 /// A shell command of the site file: a string, or a table with `command` and `timeout`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandSetting {
+    /// The service that it stops or starts, where the site file names it.
+    pub service: Option<String>,
     /// What `/bin/sh -c` is given.
     pub command: Confidential,
     /// After which it is ended, with its children.
     pub timeout: Duration,
+}
+
+/// The longest part of a command that messages show.
+const TITLE_CHARS_MAX: usize = 120;
+
+impl CommandSetting {
+    /// What messages call it: the service and the first line of the command, without the passwords that it shows openly.
+    pub fn title(&self) -> String {
+        let text = redact_command(self.command.expose());
+        let line = text.trim().lines().next().unwrap_or_default();
+        let mut shown: String = line.chars().take(TITLE_CHARS_MAX).collect();
+        if shown.len() < text.trim().len() {
+            shown.push('…');
+        }
+        match &self.service {
+            Some(service) => format!("{service} ({shown})"),
+            None => shown,
+        }
+    }
 }
 
 /// `[quiesce]`: how the site is brought to rest and started again.
