@@ -85,7 +85,10 @@ fn a_failed_night_is_a_warning_until_it_is_too_old() {
     let nights = [night(1, 1, Complete, 100), night(2, 0, Failed, 0)];
     let status = assessed(&nights, &[], None);
     assert_eq!(status.level, Level::Warning);
-    assert_eq!(status.components[0].last_good.as_deref(), Some("010101010101"));
+    assert_eq!(
+        status.components[0].last_good.as_deref(),
+        Some("010101010101")
+    );
     let nights = [night(1, 2, Complete, 100), night(2, 0, Incomplete, 0)];
     let status = assessed(&nights, &[], None);
     assert_eq!(status.level, Level::Critical);
