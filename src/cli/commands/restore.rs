@@ -272,7 +272,10 @@ fn show_database(output: &mut Output, report: &RestoreReport) -> anyhow::Result<
             }
         ))?;
         for difference in &check.differences {
-            output.line(format!("  DIFFERS: {difference:?}"))?;
+            output.line(format!(
+                "  DIFFERS: {}: archived {}; restored {}",
+                difference.object, difference.archived, difference.restored
+            ))?;
         }
     }
     Ok(())

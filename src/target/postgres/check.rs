@@ -1,8 +1,8 @@
 //! Reads the restored rows back and compares them with the archive: per table the number of rows and the sum of their digests, which does not depend on
 //! their order. Sequences and the number of large objects are compared too.
 //!
-//! It reads in the session settings of a dump, so that equal values have equal text. Between minor releases the text of a type may change; a difference is
-//! then said to be possible, not hidden. Tables that were loaded through a partitioned table are compared together, because their rows may have changed
+//! It reads in the session settings of a dump, so that equal values have equal text. Numbers with a binary point are compared across the version that changed
+//! their text (see [`super::floats`]). Between other releases the text of a type may change too; a difference is then said to be possible, not hidden. Tables that were loaded through a partitioned table are compared together, because their rows may have changed
 //! places.
 
 use std::collections::BTreeMap;
@@ -11,8 +11,9 @@ use std::thread;
 
 use xxhash_rust::xxh3::xxh3_128_with_secret;
 
-use super::data::{LoadedViaRoot, column_list, encoding_option, qualified};
+use super::data::{LoadedViaRoot, PARTITION_ROOT, column_list, encoding_option, qualified};
 use super::error::RestoreError;
+use super::floats::{FloatColumns, SHORTEST};
 use super::report::{CheckReport, Difference, Recorder};
 use crate::format::database::{DatabaseInfo, TableInfo};
 use crate::source::postgres::{ConnectOptions, Connector, PgSession};
@@ -123,12 +124,15 @@ impl Check<'_> {
         session: &mut PgSession,
     ) -> Result<BTreeMap<TableName, TableName>, RestoreError> {
         let mut roots = BTreeMap::new();
-        let sql = "SELECT n.nspname::text, c.relname::text, rn.nspname::text, r.relname::text \
-                   FROM pg_catalog.pg_partition_tree(pg_catalog.pg_partition_root(pg_catalog.to_regclass($1))) t \
-                   JOIN pg_catalog.pg_class c ON c.oid = t.relid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-                   JOIN pg_catalog.pg_class r ON r.oid = pg_catalog.pg_partition_root(t.relid) JOIN pg_catalog.pg_namespace rn ON rn.oid = r.relnamespace";
+        let sql = format!(
+            "WITH RECURSIVE {PARTITION_ROOT}, down AS (SELECT relid FROM root UNION ALL SELECT i.inhrelid FROM down \
+             JOIN pg_catalog.pg_inherits i ON i.inhparent = down.relid) \
+             SELECT n.nspname::text, c.relname::text, rn.nspname::text, r.relname::text FROM down \
+             JOIN pg_catalog.pg_class c ON c.oid = down.relid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+             CROSS JOIN root JOIN pg_catalog.pg_class r ON r.oid = root.relid JOIN pg_catalog.pg_namespace rn ON rn.oid = r.relnamespace"
+        );
         for (schema, name) in self.via_root {
-            for row in session.query(sql, &[&qualified(schema, name)])? {
+            for row in session.query(&sql, &[&qualified(schema, name)])? {
                 roots.insert((row.get(0), row.get(1)), (row.get(2), row.get(3)));
             }
         }
@@ -225,12 +229,20 @@ impl Check<'_> {
             }
             None => format!("COPY {name}{list} TO STDOUT{encoding}"),
         };
+        let floats =
+            match self.info.server_version_num < SHORTEST && session.version_num() >= SHORTEST {
+                true => FloatColumns::of(session, &name, &table.columns)?,
+                false => FloatColumns::default(),
+            };
         let mut sum = RowSum::default();
         session.copy_out(&sql, &mut |row| {
             if sum.rows % 4096 == 0 {
                 self.recorder.check_interrupt()?;
             }
-            sum.add_row(row, self.secret);
+            match floats.is_empty() {
+                true => sum.add_row(row, self.secret),
+                false => sum.add_row(&floats.rewrite(row), self.secret),
+            }
             Ok::<(), RestoreError>(())
         })?;
         Ok(sum)

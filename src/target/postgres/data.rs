@@ -29,6 +29,13 @@ use crate::stats::Stats;
 const PIECE_BYTES: usize = 256 * 1024;
 const PIECES_AHEAD: usize = 8;
 const CHECK_VIOLATION: &str = "23514";
+/// The version that brought partitions.
+const PARTITIONS: u32 = 100_000;
+/// The topmost table above the one that `$1` names, as `root(relid)`; the functions for this came two versions after partitions.
+pub(crate) const PARTITION_ROOT: &str = "\
+up AS (SELECT pg_catalog.to_regclass($1)::pg_catalog.oid AS relid, 0 AS level UNION ALL SELECT i.inhparent, up.level + 1 FROM up \
+JOIN pg_catalog.pg_class p ON p.oid = up.relid AND p.relispartition JOIN pg_catalog.pg_inherits i ON i.inhrelid = up.relid), \
+root AS (SELECT relid FROM up ORDER BY level DESC LIMIT 1)";
 
 /// A name in text, both parts in quotes.
 pub(crate) fn qualified(schema: &str, name: &str) -> String {
@@ -265,12 +272,14 @@ impl Load<'_> {
             .load_via
             .clone()
             .unwrap_or_else(|| (table.schema.clone(), table.name.clone()));
-        if error.code() != Some(CHECK_VIOLATION) {
+        if error.code() != Some(CHECK_VIOLATION) || session.version_num() < PARTITIONS {
             return Ok(own);
         }
-        let sql = "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-                   WHERE c.oid = pg_catalog.pg_partition_root(pg_catalog.to_regclass($1))";
-        let root = session.query_opt(sql, &[&qualified(&own.0, &own.1)])?;
+        let sql = format!(
+            "WITH RECURSIVE {PARTITION_ROOT} SELECT n.nspname::text, c.relname::text FROM root JOIN pg_catalog.pg_class c ON c.oid = root.relid \
+             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+        );
+        let root = session.query_opt(&sql, &[&qualified(&own.0, &own.1)])?;
         Ok(root.map_or(own, |row| (row.get(0), row.get(1))))
     }
 

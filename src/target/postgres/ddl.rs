@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use super::error::RestoreError;
+use super::older::for_server;
 use super::plan::{DumpSession, Statement, StatementKind, Step, set_table_am, set_tablespace};
 use super::report::{Phase, Recorder};
 use crate::source::postgres::{ConnectOptions, Connector, PgError, PgSession};
@@ -75,7 +76,7 @@ impl DdlSession {
                 StatementKind::AccessMethod => format!("access method of {}", step.label),
                 StatementKind::Owner => format!("owner of {}", step.label),
             };
-            match self.execute(statement) {
+            match self.execute(&step.kind, statement) {
                 Ok(()) => recorder.report().statements += 1,
                 Err(Refusal::NotText) => {
                     recorder.fail(phase, object, NOT_TEXT, None)?;
@@ -154,9 +155,15 @@ impl DdlSession {
         }
     }
 
-    fn execute(&mut self, statement: &Statement) -> Result<(), Refusal> {
+    fn execute(&mut self, kind: &[u8], statement: &Statement) -> Result<(), Refusal> {
+        let sql = for_server(
+            kind,
+            &statement.sql,
+            self.session.version_num(),
+            self.settings.dump.standard_strings,
+        );
         for _ in 1..TRIES {
-            match self.send(&statement.sql) {
+            match self.send(&sql) {
                 Err(Refusal::Server(error))
                     if error.code().is_some_and(|code| TRANSIENT.contains(&code)) =>
                 {
@@ -165,7 +172,7 @@ impl DdlSession {
                 result => return result,
             }
         }
-        self.send(&statement.sql)
+        self.send(&sql)
     }
 
     fn send(&mut self, sql: &[u8]) -> Result<(), Refusal> {

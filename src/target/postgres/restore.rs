@@ -29,6 +29,7 @@ use super::globals::{
     select_globals,
 };
 use super::large_objects;
+use super::older::for_server;
 use super::plan::{Plan, PlanOptions, Statement, Step};
 use super::post_data::PostData;
 use super::report::{OnError, Phase, Recorder, RestoreReport, is_damage};
@@ -649,6 +650,12 @@ impl Restore<'_> {
                 database: database.to_owned(),
                 reason,
             };
+            let sql = &for_server(
+                &step.kind,
+                sql,
+                maintenance.version_num(),
+                plan.session.standard_strings,
+            );
             let text = statement_text(sql, &plan.session.encoding, "")
                 .ok_or_else(|| refused("its statement is not UTF-8".to_owned()))?;
             match maintenance.batch_execute(&text) {

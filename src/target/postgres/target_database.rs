@@ -13,7 +13,7 @@ use crate::source::postgres::{
 /// Databases that nearly every cluster has, in the order in which we try to work from them.
 const MAINTENANCE: [&str; 2] = ["postgres", "template1"];
 
-/// What the target database holds of somebody's own. Whatever every new database has from the start does not count.
+/// What the target database holds of somebody's own. Whatever every new database has from the start does not count; publications came with 10.
 const HOLDS: &str = "
 WITH plpgsql AS (
     SELECT d.classid, d.objid FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension x ON x.oid = d.refobjid
@@ -35,14 +35,14 @@ WITH plpgsql AS (
     UNION ALL
     SELECT 'event trigger', count(*) FROM pg_catalog.pg_event_trigger
     UNION ALL
-    SELECT 'publication', count(*) FROM pg_catalog.pg_publication
-    UNION ALL
     SELECT 'foreign server', count(*) FROM pg_catalog.pg_foreign_server
     UNION ALL
     SELECT 'language', count(*) FROM pg_catalog.pg_language l
     WHERE l.oid >= 16384 AND NOT EXISTS (SELECT FROM plpgsql WHERE classid = 'pg_catalog.pg_language'::pg_catalog.regclass AND objid = l.oid)
 )
 SELECT what, number FROM found WHERE number > 0";
+const HOLDS_PUBLICATIONS: &str =
+    " UNION ALL SELECT 'publication', count(*) FROM pg_catalog.pg_publication HAVING count(*) > 0";
 
 /// Where a database is restored to: a server and the name that the database gets.
 #[derive(Debug, Clone)]
@@ -174,7 +174,11 @@ pub(crate) fn existing_database(
 
 /// Refuses a database that holds anything.
 pub(crate) fn require_empty(session: &mut PgSession, database: &str) -> Result<(), RestoreError> {
-    let rows = session.query(HOLDS, &[])?;
+    let publications = match session.version_num() {
+        100_000.. => HOLDS_PUBLICATIONS,
+        _ => "",
+    };
+    let rows = session.query(&format!("{HOLDS}{publications}"), &[])?;
     if rows.is_empty() {
         return Ok(());
     }
