@@ -27,7 +27,7 @@ enum Server {
     /// A private one.
     Private(Cluster),
     /// One that others use too.
-    Given(Connector),
+    Given(Box<Connector>),
 }
 
 impl Server {
@@ -37,9 +37,9 @@ impl Server {
             let message = |error: &dyn std::error::Error| Error::Message(error.to_string());
             let info = ConnInfo::parse(server.expose()).map_err(|e| message(&e))?;
             let settings = info.resolve(&|name| environment(name));
-            return Ok(Self::Given(Connector::new(
+            return Ok(Self::Given(Box::new(Connector::new(
                 settings.map_err(|e| message(&e))?,
-            )));
+            ))));
         }
         let path = environment("PATH");
         let programs = Programs::find(Path::new(VERSION_FOLDERS), path.as_deref())?;
