@@ -113,6 +113,8 @@ pub(super) enum Command {
     Copy(Copy),
     /// Look for damage
     Verify(Verify),
+    /// Restore into scratch space and a scratch server, compare, and remove it all
+    Drill(Drill),
     /// Say whether everything is backed up and good; for people and monitors
     Status(Status),
     /// Show what opens the repository
@@ -673,6 +675,34 @@ pub(super) enum Owner {
 
 #[derive(Debug, ClapArgs)]
 #[command(long_about = "\
+Restore a snapshot into scratch space and a scratch server, compare it with the archive, and remove it all.
+
+Files are restored below --scratch and compared name by name. Databases are restored into a private PostgreSQL server that is \
+started from the installed programs and that nobody else reaches, or with --server into a server where the role may create \
+databases; every row is read back and compared. The queries of [[restore.query]] are asked. The result is noted in the \
+repository, where `status` finds it.
+
+Exit code 3 if something did not come back as it was, 4 if the repository is damaged.")]
+pub(super) struct Drill {
+    /// A snapshot
+    #[arg(value_name = "SNAP", default_value = "latest")]
+    pub(super) snapshot: String,
+    /// A server whose role may create databases [default: the site file's, else a private one]
+    #[arg(long, value_name = "CONNINFO")]
+    pub(super) server: Option<String>,
+    /// Where the scratch folder is made [default: the site file's, else TMPDIR]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(super) scratch: Option<PathBuf>,
+    /// Only about this part of the files and databases, another one each time: 10%
+    #[arg(long, value_name = "PERCENT", value_parser = parse_percent)]
+    pub(super) sample: Option<u32>,
+    /// Threads, and connections to the server [default: one for each core]
+    #[arg(long, visible_alias = "jobs", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(super) workers: Option<u32>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(long_about = "\
 Say whether everything is backed up and good.
 
 For each component: its last good snapshot and how old that is, its size against the median of the ones before; certificates \
@@ -748,6 +778,14 @@ pub(super) struct Man {
     pub(super) directory: Option<PathBuf>,
 }
 
+fn parse_percent(text: &str) -> Result<u32, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).trim();
+    match number.parse() {
+        Ok(percent @ 1..=100) => Ok(percent),
+        _ => Err("give it as 1% to 100%".into()),
+    }
+}
+
 fn parse_tag(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -770,6 +808,8 @@ mod tests {
     fn tags_have_a_key_and_a_value() {
         assert_eq!(parse_tag("a=b=c"), Ok(("a".into(), "b=c".into())));
         assert_eq!(parse_tag("a="), Ok(("a".into(), String::new())));
+        assert_eq!(parse_percent("10%"), Ok(10));
+        assert!(parse_percent("0").is_err() && parse_percent("101%").is_err());
         assert!(parse_tag("=b").is_err() && parse_tag("a").is_err());
     }
 }

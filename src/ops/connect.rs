@@ -21,14 +21,23 @@ pub fn settings(
     Ok(resolved)
 }
 
-/// Connects to a database of a site; tries once.
+/// Connects to a database of a site for statements that people wrote: with the settings that any client would have. Tries once.
 pub fn connect(
     database: &DatabaseSettings,
     environment: &Environment,
 ) -> Result<PgSession, PgError> {
+    connect_with(database, environment, ConnectOptions::default())
+}
+
+/// Connects to a database of a site; tries once.
+pub(crate) fn connect_with(
+    database: &DatabaseSettings,
+    environment: &Environment,
+    options: ConnectOptions,
+) -> Result<PgSession, PgError> {
     let options = ConnectOptions {
         retry: RetryPolicy::once(),
-        ..ConnectOptions::dump()
+        ..options
     };
     Connector::new(settings(database, environment)?).connect(&options)
 }

@@ -9,6 +9,7 @@ pub mod copy;
 pub mod dated;
 pub mod demo;
 pub mod diff;
+pub mod drill;
 pub mod export;
 pub mod export_database;
 pub mod find;
@@ -22,7 +23,9 @@ pub mod quiesce;
 #[cfg(test)]
 mod reading_tests;
 pub mod restore;
+pub mod sampling;
 mod schema_diff;
+mod scratch_cluster;
 pub mod site_check;
 pub mod snapshots;
 pub mod stats;

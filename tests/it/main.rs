@@ -15,6 +15,7 @@ mod concurrent;
 mod copy;
 mod crash;
 mod damage;
+mod drill;
 mod full_disk;
 mod golden;
 mod pg_archive;

@@ -6,6 +6,7 @@ mod cat;
 mod copy;
 mod demo;
 mod diff;
+mod drill;
 mod export;
 mod hooks;
 mod init;
@@ -116,6 +117,7 @@ fn dispatch(context: &Context<'_>, command: Command) -> anyhow::Result<u8> {
         Command::Export(args) => export::run(context, &args),
         Command::Copy(args) => copy::run(context, &args),
         Command::Verify(args) => verify::run(context, &args),
+        Command::Drill(args) => drill::run(context, &args),
         Command::Stats(args) => stats::run(context, &args),
         Command::Status(args) => status::run(context, &args),
         Command::Manifest(args) => cat::manifest(context, &args),

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use holdfast::ops::archive::{DatabaseRestoreOptions, restore_database};
 use holdfast::ops::restore::{RestoreOptions, RestoreSummary, Trouble, TroubleKind, restore};
+use holdfast::ops::sampling::Sampling;
 use holdfast::source::postgres::ConnInfo;
 use holdfast::stats::Stats;
 use holdfast::target::files::Ownership;
@@ -48,6 +49,7 @@ fn files(context: &Context<'_>, args: &Restore, target: &Path) -> anyhow::Result
         ownership: ownership(args.files.owner),
         special: args.files.devices,
         in_place: args.files.in_place,
+        sample: Sampling::all(),
         threads: args.workers.and_then(|number| usize::try_from(number).ok()),
     };
     let stats = Arc::new(Stats::default());

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use holdfast::ops::sampling::Sampling;
 use holdfast::ops::verify::{
     AgainstOptions, Depth, DifferenceKind, Finding, FindingKind, VerifyOptions, VerifySummary,
     against, verify, without_key,
@@ -29,6 +30,7 @@ fn compare(context: &Context<'_>, args: &Verify, directory: &Path) -> anyhow::Re
     let opened = context.repository()?;
     let options = AgainstOptions {
         ownership: super::restore::ownership(args.owner),
+        sample: Sampling::all(),
         threads: args.workers.and_then(|number| usize::try_from(number).ok()),
     };
     let stats = Arc::new(Stats::default());

@@ -5,7 +5,6 @@
 //! Failure: the scratch folder goes and the servers stop when the run ends, however it ends; [`DemoCleanup`] is for a process that ends at
 //! once. Nothing outside of the folder is written.
 
-mod cluster;
 mod compare;
 mod sample;
 
@@ -19,7 +18,6 @@ use std::time::{Duration, Instant};
 use serde::{Serialize, Serializer};
 use tempfile::TempDir;
 
-use self::cluster::{Cluster, Programs, Servers};
 use crate::backend::open_url;
 use crate::crypto::{Secret32, SystemRandom};
 use crate::error::{Error, Result};
@@ -27,14 +25,12 @@ use crate::ops::archive::{DatabaseRestoreOptions, restore_database};
 use crate::ops::backup::{BackupOptions, BackupSummary, Environment, Interrupt, backup};
 use crate::ops::init::{FirstKey, InitOptions, init};
 use crate::ops::restore::{RestoreOptions, restore};
+use crate::ops::scratch_cluster::{Cluster, Programs, Servers, VERSION_FOLDERS};
 use crate::ops::verify::{Depth, FindingKind, VerifyOptions, VerifySummary, verify};
 use crate::site::SiteFile;
 use crate::stats::Stats;
 use crate::store::{Ambient, Repository};
 use crate::target::files::Ownership;
-
-/// Where Debian and its kin keep one folder for each version of the server.
-const VERSION_FOLDERS: &str = "/usr/lib/postgresql";
 
 /// What the demo is to do.
 #[derive(Clone)]

@@ -36,6 +36,7 @@ use self::file::{FileJob, Writer};
 use crate::error::{Error, Result};
 use crate::format::node::{Content, Node, NodeKind, Xattr, decode_items, decode_nodes};
 use crate::ops::backup::Interrupt;
+use crate::ops::sampling::Sampling;
 use crate::ops::snapshots::{self, node_at, open_reader, split_spec};
 use crate::ops::window::{Settings, Windows, is_of_one_object, thread_count, with_windows};
 use crate::stats::Stats;
@@ -62,6 +63,8 @@ pub struct RestoreOptions {
     pub special: bool,
     /// Whether the target may hold these files already; what differs is replaced. Nothing is ever removed.
     pub in_place: bool,
+    /// Which files are restored; all of them unless only a sample is wanted.
+    pub sample: Sampling,
     /// Threads; absent: one for each core.
     pub threads: Option<usize>,
 }
@@ -289,6 +292,7 @@ pub fn restore(
             tally: &tally,
             filter: &filter,
             in_place: options.in_place,
+            sample: options.sample,
             windows,
             summary: RestoreSummary {
                 snapshot: snapshot.id.to_string(),
@@ -393,6 +397,7 @@ struct Walk<'w, 'v, 'c, 'a> {
     tally: &'w Tally<'a>,
     filter: &'w Filter,
     in_place: bool,
+    sample: Sampling,
     windows: &'w mut Windows<'v, Writer<'c, 'a>>,
     summary: RestoreSummary,
 }
@@ -444,7 +449,8 @@ impl Walk<'_, '_, '_, '_> {
                 }
                 continue;
             }
-            if included && self.create_levels(&mut stack, &path[..parent_len])? {
+            let chosen = node.kind != NodeKind::File || self.sample.takes(&path);
+            if included && chosen && self.create_levels(&mut stack, &path[..parent_len])? {
                 self.entry(node, &path)?;
             }
             path.truncate(parent_len);

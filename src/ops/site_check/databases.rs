@@ -2,16 +2,18 @@
 
 use super::{Check, Verdict};
 use crate::ops::backup::Environment;
-use crate::ops::connect::connect;
+use crate::ops::connect::connect_with;
 use crate::site::config::DatabaseSettings;
 use crate::source::postgres::dump::conditions;
 use crate::source::postgres::pgtools::ToolPlaces;
-use crate::source::postgres::{PgError, PgSession, find_tool, release_waves, replay, rights};
+use crate::source::postgres::{
+    ConnectOptions, PgError, PgSession, find_tool, release_waves, replay, rights,
+};
 
 /// Looks at a database.
 pub(super) fn check(settings: &DatabaseSettings, environment: &Environment) -> Check {
     let mut check = Check::new("database", &settings.name);
-    match connect(settings, environment) {
+    match connect_with(settings, environment, ConnectOptions::dump()) {
         Ok(mut session) => {
             tool(&mut check, &session, environment);
             if let Err(error) = look(&mut check, &mut session, settings) {

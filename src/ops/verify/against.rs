@@ -24,6 +24,7 @@ use crate::format::node::{Content, Node, NodeKind};
 use crate::ops::backup::Interrupt;
 use crate::ops::layout::Layout;
 use crate::ops::restore::{all_xattrs, are_zeros};
+use crate::ops::sampling::Sampling;
 use crate::ops::snapshots::{self, node_at, open_reader, split_spec};
 use crate::ops::window::{for_each_parallel, is_of_one_object, thread_count};
 use crate::stats::Stats;
@@ -46,6 +47,8 @@ const BLOCK_BYTES: usize = 1 << 20;
 pub struct AgainstOptions {
     /// How the directory was restored: whether owners are compared, and by what.
     pub ownership: Ownership,
+    /// Which files are there; the others are not asked for.
+    pub sample: Sampling,
     /// Threads; absent: one for each core.
     pub threads: Option<usize>,
 }
@@ -150,6 +153,7 @@ struct Against<'a> {
     stop: &'a Interrupt,
     id_key: ChunkIdKey,
     threads: usize,
+    sample: Sampling,
     summary: AgainstSummary,
     batch: Vec<FileCheck>,
     groups: HashMap<u64, (u64, u64)>,
@@ -216,6 +220,7 @@ pub fn against(
         stop,
         id_key,
         threads: options.threads.unwrap_or_else(thread_count).clamp(1, 256),
+        sample: options.sample,
         summary: AgainstSummary {
             snapshot: snapshot.id.to_string(),
             ..AgainstSummary::default()
@@ -309,6 +314,9 @@ impl Against<'_> {
 
     /// Compares one entry. Says whether something is under its name, and whether it is of its kind.
     fn entry(&mut self, node: Node, path: &[u8]) -> Result<(bool, bool)> {
+        if node.kind == NodeKind::File && !self.sample.takes(path) {
+            return Ok((false, true));
+        }
         let shown = self.shown(path);
         let there = shown.symlink_metadata().is_ok();
         if !there {

@@ -20,6 +20,8 @@ use crate::target::postgres::RestoreTarget;
 
 /// The port in the name of the socket; nothing listens on the network.
 const PORT: u16 = 5432;
+/// Where Debian and its kin keep one folder for each version of the server.
+pub(crate) const VERSION_FOLDERS: &str = "/usr/lib/postgresql";
 /// The role that owns everything.
 const OWNER: &str = "postgres";
 /// How long a server may take to start or to stop.
@@ -29,13 +31,13 @@ const SOCKET_FOLDER_LEN_MAX: usize = 107 - "/.s.PGSQL.5432".len();
 
 /// The programs of a server.
 #[derive(Clone, Debug)]
-pub(super) struct Programs {
+pub(crate) struct Programs {
     folder: PathBuf,
 }
 
 impl Programs {
     /// Finds the newest installed server: one folder for each version below `versions`, then the folders of `path`.
-    pub(super) fn find(versions: &Path, path: Option<&std::ffi::OsStr>) -> Result<Self> {
+    pub(crate) fn find(versions: &Path, path: Option<&std::ffi::OsStr>) -> Result<Self> {
         let entries = fs::read_dir(versions).into_iter().flatten().flatten();
         let mut folders: Vec<(u32, PathBuf)> = entries
             .filter_map(|entry| {
@@ -54,7 +56,7 @@ impl Programs {
             .map(|folder| Self { folder })
             .ok_or_else(|| {
                 Error::Message(
-                    "the demo needs a PostgreSQL server, and none is installed: \
+                    "this needs a PostgreSQL server, and none is installed: \
                      apt-get install postgresql (Debian, Ubuntu) or dnf install postgresql-server (Fedora, Rocky)"
                         .into(),
                 )
@@ -118,11 +120,11 @@ impl Account {
 
 /// The servers that run, for the case that the process ends at once.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Servers(Arc<Mutex<Vec<Pid>>>);
+pub(crate) struct Servers(Arc<Mutex<Vec<Pid>>>);
 
 impl Servers {
     /// Stops all of them without waiting.
-    pub(super) fn kill(&self) {
+    pub(crate) fn kill(&self) {
         for pid in self.pids().drain(..) {
             signal(pid, Signal::QUIT);
         }
@@ -135,7 +137,7 @@ impl Servers {
 
 /// A running cluster.
 #[derive(Debug)]
-pub(super) struct Cluster {
+pub(crate) struct Cluster {
     folder: PathBuf,
     server: Child,
     servers: Servers,
@@ -145,7 +147,7 @@ pub(super) struct Cluster {
 
 impl Cluster {
     /// Creates a cluster in `folder`, which must not exist, and starts it.
-    pub(super) fn start(
+    pub(crate) fn start(
         programs: &Programs,
         folder: PathBuf,
         keep: bool,
@@ -181,7 +183,7 @@ impl Cluster {
     }
 
     /// The connection string of a database.
-    pub(super) fn conninfo(&self, database: &str) -> String {
+    pub(crate) fn conninfo(&self, database: &str) -> String {
         format!(
             "host='{}' port={PORT} user={OWNER} dbname='{database}'",
             self.folder.display()
@@ -189,7 +191,7 @@ impl Cluster {
     }
 
     /// Connects to a database.
-    pub(super) fn connect(&self, database: &str) -> Result<PgSession> {
+    pub(crate) fn connect(&self, database: &str) -> Result<PgSession> {
         let connected = self
             .connector(database)
             .and_then(|connector| connector.connect(&ConnectOptions::default()));
@@ -197,7 +199,7 @@ impl Cluster {
     }
 
     /// This server as the target of a restore.
-    pub(super) fn target(&self, database: &str) -> Result<RestoreTarget> {
+    pub(crate) fn target(&self, database: &str) -> Result<RestoreTarget> {
         let connector = self.connector(database);
         let connector = connector.map_err(|error| Error::Message(error.to_string()))?;
         Ok(RestoreTarget::with_name(connector, database))
@@ -223,7 +225,7 @@ impl Cluster {
                 let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
                 let last: Vec<&str> = log.lines().rev().take(3).collect();
                 return Err(Error::Message(format!(
-                    "the PostgreSQL server of the demo does not start: {}",
+                    "the private PostgreSQL server does not start: {}",
                     last.into_iter().rev().collect::<Vec<_>>().join("; ")
                 )));
             }
