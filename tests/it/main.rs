@@ -39,4 +39,5 @@ mod quiet;
 mod references;
 mod round_trip;
 mod shared_dedup;
+mod site_restore;
 mod tidy;
