@@ -85,7 +85,8 @@ impl<'a> Crew<'a> {
                 if alone >= patience.tries {
                     return Err(error.into());
                 }
-            } else if !self.told.swap(true, Ordering::Relaxed) {
+            }
+            if !self.told.swap(true, Ordering::Relaxed) {
                 let text = format!(
                     "going on with fewer connections than --jobs asks for: {error}; the CONNECTION LIMIT of the role (ALTER ROLE) or of the database \
                      (ALTER DATABASE), or max_connections of the server, says how many there are"
