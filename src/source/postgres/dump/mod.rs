@@ -26,6 +26,7 @@ mod admission;
 mod budget;
 mod catalog;
 mod cluster;
+mod consistency;
 mod digest;
 mod error;
 mod hold;
@@ -47,11 +48,10 @@ use super::pgtools::ToolPlaces;
 use super::{ConnSettings, ConnectOptions, RetryPolicy, StopFlag};
 
 pub use catalog::conditions;
+pub use consistency::{ClusterConsistency, cluster_consistency};
 pub use digest::{RowDigester, RowSum};
 pub use open::{Database, OpenDatabase, SnapshotFacts, Waiting, open_snapshots};
-pub use stream::{
-    ClusterConsistency, DatabaseOutcome, StreamOptions, cluster_consistency, stream_databases,
-};
+pub use stream::{DatabaseOutcome, StreamOptions, stream_databases};
 
 /// How tables are kept from changing while they are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
