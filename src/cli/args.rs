@@ -279,6 +279,12 @@ pub(super) struct Backup {
     /// Threads that compute [default: one for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(super) workers: Option<u32>,
+    /// Connections to one cluster that copy rows at a time [default: 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(super) connections: Option<u32>,
+    /// All connections to one cluster that may be open at a time, also those that hold snapshots [default: half of what it has free]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=10_000))]
+    pub(super) connections_max: Option<u32>,
 }
 
 #[derive(Debug, ClapArgs)]

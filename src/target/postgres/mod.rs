@@ -18,6 +18,7 @@
 //! | [`swap`] | a new database in the place of an old one |
 //! | [`script`], [`directory`] | the same for `psql` and for `pg_restore`, without a server |
 //! | `post_data` | indexes and constraints over several sessions |
+//! | `crew` | sessions side by side, as many as the server gives |
 //! | `analyze` | statistics of what was restored |
 //! | [`check`] | reads rows back and compares |
 //! | [`report`] | what could not be restored, and why |
@@ -25,6 +26,7 @@
 pub(crate) mod analyze;
 pub mod archive;
 pub mod check;
+pub(crate) mod crew;
 pub(crate) mod data;
 pub(crate) mod ddl;
 pub mod directory;
