@@ -9,6 +9,7 @@ pub mod copy;
 pub mod dated;
 pub mod demo;
 pub mod diff;
+mod discover;
 pub mod drill;
 pub mod export;
 pub mod export_database;
@@ -22,6 +23,7 @@ pub mod preflight;
 pub mod quiesce;
 #[cfg(test)]
 mod reading_tests;
+mod references;
 pub mod restore;
 pub mod restore_site;
 pub mod sampling;

@@ -18,5 +18,5 @@ pub mod worker;
 
 pub use item::{ContentBuilder, ItemWriter, StoredItem, StreamKind};
 pub use pool::{Pool, SourceQueue};
-pub use sink::{Sink, TreePath};
+pub use sink::{Observer, Sink, TreePath};
 pub use worker::Worker;

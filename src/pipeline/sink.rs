@@ -66,6 +66,13 @@ pub struct Sink {
     pub stats: Arc<Stats>,
     tree: Arc<TreeBuilder>,
     skipped: Arc<Sorter>,
+    observer: Option<Arc<dyn Observer>>,
+}
+
+/// Is told every node that comes into the tree, by many threads at once.
+pub trait Observer: Send + Sync {
+    /// A node was added at a path. An error ends the run.
+    fn saw(&self, path: &TreePath, node: &Node) -> Result<()>;
 }
 
 impl fmt::Debug for Sink {
@@ -82,12 +89,25 @@ impl Sink {
             stats,
             tree: Arc::new(TreeBuilder::new(budget, scratch)),
             skipped: Arc::new(Sorter::new(budget / 16, scratch)),
+            observer: None,
+        }
+    }
+
+    /// This sink, which also tells `observer` every node from now on.
+    #[must_use]
+    pub fn observed_by(self, observer: Arc<dyn Observer>) -> Self {
+        Self {
+            observer: Some(observer),
+            ..self
         }
     }
 
     /// Adds a node at `path` (whose last name must be the node's). Directories' contents are filled in from what is added below them;
     /// directories that nobody adds exist all the same. Adding the same path twice keeps the last.
     pub fn add_node(&self, path: &TreePath, node: Node) -> Result<()> {
+        if let Some(observer) = &self.observer {
+            observer.saw(path, &node)?;
+        }
         self.tree.add(path, &node)
     }
 

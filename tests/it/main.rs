@@ -36,6 +36,7 @@ mod pg_swap;
 mod pg_tls;
 mod place;
 mod quiet;
+mod references;
 mod round_trip;
 mod shared_dedup;
 mod site_restore;

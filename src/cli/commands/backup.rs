@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use holdfast::format::snapshot::{Component, ComponentState};
+use holdfast::format::snapshot::{Component, ComponentState, ReferenceResult};
 use holdfast::ops::backup::{BackupOptions, BackupSummary, backup};
 use holdfast::ops::quiesce::recover;
 use holdfast::site::SiteFile;
@@ -249,6 +249,9 @@ fn show(output: &mut Output, summary: &BackupSummary, torn: u64) -> anyhow::Resu
     for warning in &summary.warnings {
         output.line(format!("  warning: {warning}"))?;
     }
+    for reference in &summary.references {
+        show_reference(output, reference)?;
+    }
     for problem in &summary.problems {
         output.line(format!("  PROBLEM: {problem}"))?;
     }
@@ -268,12 +271,49 @@ fn show(output: &mut Output, summary: &BackupSummary, torn: u64) -> anyhow::Resu
     Ok(())
 }
 
+fn show_reference(output: &mut Output, reference: &ReferenceResult) -> anyhow::Result<()> {
+    let name = &reference.name;
+    if !reference.problem.is_empty() {
+        output.line(format!(
+            "  warning: reference {name} could not be checked: {}",
+            reference.problem
+        ))?;
+        return Ok(());
+    }
+    let lost = reference.rows_without_file + reference.files_without_row;
+    output.line(format!(
+        "  {}reference {name}: {}, {}; {} without a file, {} without a row",
+        if lost > 0 { "warning: " } else { "" },
+        output::counted(reference.rows, "row", "rows"),
+        output::counted(reference.files, "file", "files"),
+        output::count(reference.rows_without_file),
+        output::count(reference.files_without_row)
+    ))?;
+    for example in &reference.examples {
+        output.line(format!("    {example}"))?;
+    }
+    Ok(())
+}
+
 /// What `--json` prints.
 fn messages(summary: &BackupSummary, kdf_ms: u64) -> Vec<(&'static str, Value)> {
     let components = summary.components.iter();
     let mut messages: Vec<(&'static str, Value)> = components
         .map(|component| ("component", snapshots::component_json(component)))
         .collect();
+    messages.extend(summary.references.iter().map(|reference| {
+        let fields = json!({
+            "name": reference.name,
+            "database": reference.database,
+            "rows": reference.rows,
+            "files": reference.files,
+            "rows_without_file": reference.rows_without_file,
+            "files_without_row": reference.files_without_row,
+            "examples": reference.examples,
+            "problem": reference.problem,
+        });
+        ("reference", fields)
+    }));
     let totals = &summary.totals;
     let fields = json!({
         "snapshot": summary.snapshot.to_string(),

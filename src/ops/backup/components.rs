@@ -105,7 +105,16 @@ pub(super) fn take_all(
     take_trees(engine, options, &mut later?, &mut rest, &mut taken)?;
     rest.remove_snapshots();
     if let Some(open) = open {
+        databases::ask_references(engine, &open)?;
         databases::stream(engine, options, open, &mut taken)?;
+    }
+    for component in &taken.components {
+        if component.state == ComponentState::Failed {
+            let place = format!("{}/{}", component.kind.folder(), component.name);
+            let reason = format!("{place} failed");
+            engine.references.distrust_files(&place, &reason);
+            engine.references.distrust_rows(&component.name, &reason);
+        }
     }
     rest.judge(&mut taken);
     Ok(taken)
@@ -129,7 +138,7 @@ fn take_at_rest(
     let (mut trees, mut later) = (Vec::new(), Vec::new());
     if let Some(site) = &options.site {
         for share in &site.shares {
-            let tree = share_tree(share, site, rest);
+            let tree = share_tree(share, site, options, rest);
             match share.snapshot {
                 Some(_) => later.push(tree),
                 None => trees.push(tree),
@@ -233,7 +242,20 @@ pub(super) fn put_bytes(
     engine.sink.add_node(path, node)
 }
 
-fn share_tree(share: &ShareSettings, site: &SiteFile, rest: &AtRest<'_>) -> Tree {
+/// Why the path of a share is not known.
+fn unfound(options: &BackupOptions, share: &str) -> Option<String> {
+    let mut unfound = options.unfound_shares.iter();
+    unfound
+        .find(|(name, _)| name == share)
+        .map(|(_, why)| why.clone())
+}
+
+fn share_tree(
+    share: &ShareSettings,
+    site: &SiteFile,
+    options: &BackupOptions,
+    rest: &AtRest<'_>,
+) -> Tree {
     let hook = share.snapshot.as_ref();
     let path = hook.map_or(&share.path, |hook| &hook.path);
     let mut source = TreeSource::new(
@@ -254,7 +276,9 @@ fn share_tree(share: &ShareSettings, site: &SiteFile, rest: &AtRest<'_>) -> Tree
         origin: share.path.display().to_string(),
         allow_empty: share.allow_empty,
         missing: Missing::Error,
-        failure: rest.snapshot_failure(&share.name),
+        failure: rest
+            .snapshot_failure(&share.name)
+            .or_else(|| unfound(options, &share.name)),
         notes: hook
             .map(|hook| {
                 format!(

@@ -203,6 +203,34 @@ fn fail_alone(mut component: Component, message: String) -> Component {
     component
 }
 
+/// Asks the rows of rules that tie them to files, each in the snapshot of its database.
+pub(super) fn ask_references(engine: &Engine, open: &Open) -> Result<()> {
+    for (component, _, database) in &open.open {
+        if !engine.references.asks(&component.name) {
+            continue;
+        }
+        let open = match database {
+            Database::Open(open) => open,
+            Database::Waiting(_) => {
+                let reason = database.waits_because().unwrap_or_default();
+                let reason = format!("its snapshot is taken later: {reason}");
+                engine.references.distrust_rows(&component.name, &reason);
+                continue;
+            }
+        };
+        match open.session_beside() {
+            Ok(mut session) => {
+                engine.references.ask(&component.name, &mut session)?;
+                session.close();
+            }
+            Err(error) => engine
+                .references
+                .distrust_rows(&component.name, &error.to_string()),
+        }
+    }
+    Ok(())
+}
+
 /// Streams the opened databases into the tree.
 pub(super) fn stream(
     engine: &Engine,
@@ -222,7 +250,11 @@ pub(super) fn stream(
     let mut components = Vec::new();
     let mut databases = Vec::new();
     for (component, base, database) in open.open {
-        components.push((component, base));
+        let opened_at = match &database {
+            Database::Open(open) => Some(open.snapshot().time_ms),
+            Database::Waiting(_) => None,
+        };
+        components.push((component, base, opened_at));
         databases.push(database);
     }
     let settings = StreamOptions {
@@ -231,9 +263,13 @@ pub(super) fn stream(
     };
     let results = stream_databases(databases, &engine.sink, &digester, settings);
     let mut outcomes = Vec::new();
-    for ((component, base), (_, result)) in components.into_iter().zip(results) {
+    for ((component, base, opened_at), (_, result)) in components.into_iter().zip(results) {
         match result {
             Ok(outcome) => {
+                if opened_at.is_some_and(|time| time != outcome.snapshot.time_ms) {
+                    let reason = "the database was begun again with a later snapshot than the rows were asked in";
+                    engine.references.distrust_rows(&component.name, reason);
+                }
                 taken.components.push(fill(component, &outcome));
                 outcomes.push(outcome);
             }

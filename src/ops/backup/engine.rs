@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::format::id::ObjectHash;
 use crate::format::node::{Content, Node};
 use crate::format::snapshot::{ComponentKind, ComponentState};
+use crate::ops::references::References;
 use crate::ops::snapshots::{self, Snapshot, frame_decoder};
 use crate::pipeline::chunker::{Chunker, ChunkerDomain, ChunkerKey, ChunkerParams};
 use crate::pipeline::dedup::Dedup;
@@ -76,6 +77,8 @@ pub(in crate::ops) struct Engine {
     adopted: Vec<(RunsDurable, Vec<ObjectHash>)>,
     damage: Vec<String>,
     pub(in crate::ops) interrupt: Interrupt,
+    /// The rules that tie rows to files.
+    pub(super) references: Arc<References>,
 }
 
 /// The parts of workers for a repository.
@@ -170,11 +173,18 @@ impl Engine {
             }));
         }
         let sink = Sink::new(pool.clone(), stats.clone(), TREE_BYTES, &options.scratch);
+        let rules = options.site.as_ref().map(|site| site.references.as_slice());
+        let references = Arc::new(References::new(rules.unwrap_or(&[]), &options.scratch));
+        let sink = match references.is_empty() {
+            true => sink,
+            false => sink.observed_by(references.clone()),
+        };
         let watch = Watch::start(session, &pool, dedup.clone(), options.follow, interrupt);
         Ok(Self {
             repository: repository.clone(),
             session: session.clone(),
             sink,
+            references,
             pool,
             parts,
             dedup,

@@ -28,7 +28,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::error::{Error, Result};
 use crate::format::id::ObjectHash;
 use crate::format::node::Timestamp;
-use crate::format::snapshot::{Component, ComponentState, QuietWindow, Record, RunTotals};
+use crate::format::snapshot::{
+    Component, ComponentState, QuietWindow, Record, ReferenceResult, RunTotals,
+};
+use crate::ops::discover;
 use crate::ops::quiesce::SiteLock;
 use crate::site::SiteFile;
 use crate::stats::Stats;
@@ -72,6 +75,8 @@ pub struct BackupOptions {
     pub paths: Vec<PathBuf>,
     /// Databases given on the command line, as connection strings.
     pub databases: Vec<String>,
+    /// Shares whose path could not be found in a database, and why; filled in when the run begins.
+    pub unfound_shares: Vec<(String, String)>,
     /// `--name`.
     pub name: Option<String>,
     /// `--tag K=V`.
@@ -129,6 +134,7 @@ impl BackupOptions {
             site_name: host.clone(),
             paths: Vec::new(),
             databases: Vec::new(),
+            unfound_shares: Vec::new(),
             name: None,
             tags: Vec::new(),
             excludes: Vec::new(),
@@ -171,6 +177,8 @@ pub struct BackupSummary {
     pub window: Option<QuietWindow>,
     /// What the checks before the run warned about, and file-system snapshots that are left over.
     pub warnings: Vec<String>,
+    /// What the rules that tie rows to files came to.
+    pub references: Vec<ReferenceResult>,
     /// What is not as it was before the run, a service that is down for instance: exit code 3.
     pub problems: Vec<String>,
 }
@@ -193,6 +201,7 @@ pub fn backup(
     stats: &Arc<Stats>,
     interrupt: &Interrupt,
 ) -> Result<BackupSummary> {
+    let options = &discover::resolved(options);
     components::check_arguments(repository, options)?;
     let begun = Instant::now();
     let rest = AtRest::prepare(repository, options)?;
@@ -218,7 +227,9 @@ fn run(
     let started = now();
     let engine = Engine::start(repository, session, options, stats, interrupt)?;
     let taken = components::take_all(&engine, options, rest);
+    let rules = engine.references.clone();
     let (taken, stored) = engine.finish(taken)?;
+    let references = rules.results()?;
     let failed: Vec<&Component> = taken
         .components
         .iter()
@@ -267,7 +278,7 @@ fn run(
         totals: totals(stats),
         subtree: stored.tree.subtree,
         window: taken.window,
-        references: Vec::new(),
+        references,
         warnings: taken.warnings,
         copied_from: None,
     };
@@ -295,6 +306,7 @@ fn run(
                     damage,
                     window: record.window,
                     warnings: record.warnings,
+                    references: record.references,
                     problems: taken.problems,
                 });
             }

@@ -86,7 +86,10 @@ fn an_interrupted_run_is_continued() {
     let stats = Arc::new(Stats::default());
     let interrupt = Interrupt::default();
     let engine = Engine::start(&repository, &session, &options, &stats, &interrupt).unwrap();
-    let taken = components::take_all(&engine, &options);
+    let taken = {
+        let rest = AtRest::prepare(&repository, &options).unwrap();
+        components::take_all(&engine, &options, rest)
+    };
     interrupt.set();
     assert!(matches!(engine.finish(taken), Err(Error::Interrupted)));
     session.expire().unwrap();
@@ -176,7 +179,10 @@ fn what_a_prune_condemned_is_stored_again() {
         &Interrupt::default(),
     )
     .unwrap();
-    let taken = components::take_all(&engine, &options);
+    let taken = {
+        let rest = AtRest::prepare(&repository, &options).unwrap();
+        components::take_all(&engine, &options, rest)
+    };
     let (taken, mut stored) = engine.finish(taken).unwrap();
     assert_eq!(stats.bytes_new.get(), 0);
 
@@ -263,7 +269,10 @@ fn what_is_condemned_meanwhile_is_stored_again() {
     let session = Arc::new(repository.open_session().unwrap());
     let stats = Arc::new(Stats::default());
     let engine = Engine::start(&repository, &session, &options, &stats, &interrupt).unwrap();
-    let taken = components::take_all(&engine, &options);
+    let taken = {
+        let rest = AtRest::prepare(&repository, &options).unwrap();
+        components::take_all(&engine, &options, rest)
+    };
     interrupt.set();
     assert!(matches!(engine.finish(taken), Err(Error::Interrupted)));
     session.expire().unwrap();
@@ -301,7 +310,10 @@ fn what_is_condemned_meanwhile_is_stored_again() {
         assert!(Instant::now() < deadline, "the log is not followed");
         std::thread::sleep(Duration::from_millis(10));
     }
-    let taken = components::take_all(&engine, &options);
+    let taken = {
+        let rest = AtRest::prepare(&repository, &options).unwrap();
+        components::take_all(&engine, &options, rest)
+    };
     let (_, stored) = engine.finish(taken).unwrap();
     assert!(stored.reused.is_empty(), "{:?}", stored.reused);
     assert!(stats.bytes_new.get() > 700_000);

@@ -16,8 +16,10 @@ mod quiet;
 use serde::Serialize;
 
 use crate::ops::backup::Environment;
+use crate::ops::discover;
 use crate::ops::preflight::{Outcome, PreflightContext, PreflightResult, preflight_all};
 use crate::site::SiteFile;
+use crate::site::config::ShareSettings;
 use crate::store::Repository;
 
 /// How a check came out; the worse, the greater.
@@ -136,8 +138,20 @@ pub fn site_check(options: &SiteCheckOptions<'_>, each: &mut dyn FnMut(Check)) {
             }));
         }
     });
-    for settings in &site.shares {
-        each(files::share(settings));
+    for (number, settings) in site.shares.iter().enumerate() {
+        let found = discover::path_of(site, number, &options.environment);
+        each(match found {
+            None => files::share(settings),
+            Some(Ok(path)) => files::share(&ShareSettings {
+                path,
+                ..settings.clone()
+            }),
+            Some(Err(why)) => {
+                let mut check = Check::new("share", &settings.name);
+                check.add(Verdict::Fails, why);
+                check
+            }
+        });
     }
     for settings in &site.files {
         each(files::list(settings, &site.path));

@@ -137,6 +137,21 @@ impl OpenDatabase {
         &self.prepared.snapshot
     }
 
+    /// Opens a session of its own in the same snapshot, with the settings that any client has: for statements that people wrote.
+    /// The transaction is read-only and open.
+    pub fn session_beside(&self) -> Result<PgSession, PgError> {
+        let options = ConnectOptions {
+            retry: RetryPolicy::once(),
+            ..ConnectOptions::default()
+        };
+        let mut session = self.connector.connect(&options)?;
+        session.batch_execute(&format!(
+            "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
+            catalog::literal(&self.prepared.snapshot.exported)
+        ))?;
+        Ok(session)
+    }
+
     /// Returns the bytes of its tables, as far as their main files tell.
     #[must_use]
     pub fn bytes_expected(&self) -> u64 {
