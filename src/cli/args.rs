@@ -285,6 +285,12 @@ pub(super) struct Backup {
     /// All connections to one cluster that may be open at a time, also those that hold snapshots [default: half of what it has free]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=10_000))]
     pub(super) connections_max: Option<u32>,
+    /// Bytes a second that are written to the repository, at most: 10M [default: rate in the site file's [limits], else no limit]
+    #[arg(long, value_name = "SIZE", value_parser = super::output::parse_size)]
+    pub(super) limit_rate: Option<u64>,
+    /// Give way to others in processor and disk time [default: low-priority in the site file's [limits]]
+    #[arg(long)]
+    pub(super) low_priority: bool,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
-use holdfast::backend::{Backend, open_url};
+use holdfast::backend::{Backend, Limited, open_url};
 use holdfast::crypto::{Secret32, SystemRandom};
 use holdfast::error::Error;
 use holdfast::format::key::KeyKind;
@@ -94,9 +94,26 @@ pub(super) fn open(
     site: Option<&SiteFile>,
     signals: &Signals,
 ) -> anyhow::Result<Opened> {
+    open_limited(global, site, signals, None)
+}
+
+/// Opens it to write no more than so many bytes a second.
+pub(super) fn open_limited(
+    global: &Global,
+    site: Option<&SiteFile>,
+    signals: &Signals,
+    bytes_a_second: Option<u64>,
+) -> anyhow::Result<Opened> {
     let url = place(global, site)?;
     let key = key_source(global.key_file.as_deref(), HOLDFAST, site);
-    told(open_at(&url, key, HOLDFAST, signals)?)
+    let backend = || -> anyhow::Result<Arc<dyn Backend>> {
+        let backend = backend(&url)?;
+        Ok(match bytes_a_second {
+            Some(rate) => Arc::new(Limited::new(backend, rate)),
+            None => backend,
+        })
+    };
+    told(open_by(&backend, &url, key, HOLDFAST, signals)?)
 }
 
 /// Where the repository is.
@@ -188,6 +205,16 @@ pub(super) fn open_at(
     variables: Variables,
     signals: &Signals,
 ) -> anyhow::Result<Repository> {
+    open_by(&|| backend(url), url, key, variables, signals)
+}
+
+fn open_by(
+    backend: &dyn Fn() -> anyhow::Result<Arc<dyn Backend>>,
+    url: &str,
+    key: Option<RepositoryKey>,
+    variables: Variables,
+    signals: &Signals,
+) -> anyhow::Result<Repository> {
     let mut prompts = 0;
     loop {
         let mut unlocker = Unlocker {
@@ -200,7 +227,7 @@ pub(super) fn open_at(
             prompted: false,
         };
         let opened = Repository::open(
-            backend(url)?,
+            backend()?,
             url,
             &mut |info| unlocker.unlock(info),
             ambient(),

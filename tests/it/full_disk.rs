@@ -5,10 +5,10 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 /// A file system of a few MiB, unmounted at the end.
-struct Small<'a>(&'a Path);
+pub(crate) struct Small<'a>(&'a Path);
 
 impl<'a> Small<'a> {
-    fn mount(at: &'a Path) -> Option<Self> {
+    pub(crate) fn mount(at: &'a Path) -> Option<Self> {
         mount(&["-t", "tmpfs", "-o", "size=3m", "none"], at).then_some(Self(at))
     }
 

@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
+use holdfast::format::header::Suite;
 use serde_json::Value;
 
+use super::full_disk::Small;
 use super::pg_cluster::Cluster;
-use super::place::{Outcome, PATIENCE, Place, Running};
+use super::place::{Outcome, PATIENCE, Place, Running, noise_tree};
 
 /// Starts and stops services, and writes down when.
 const SERVICE: &str = r#"#!/bin/sh
@@ -50,9 +52,11 @@ impl Site {
     }
 
     fn with_window(window_max: &str, more: &str) -> Self {
-        let site = Self {
-            place: Place::small(),
-        };
+        Self::at(Place::small(), window_max, more)
+    }
+
+    fn at(place: Place, window_max: &str, more: &str) -> Self {
+        let site = Self { place };
         let path = |name: &str| site.place.path(name).display().to_string();
         fs::create_dir(path("share")).unwrap();
         fs::write(path("share/app.qvf"), "an app").unwrap();
@@ -417,6 +421,67 @@ fn ctrl_c_and_term_start_the_site() {
         assert_eq!(site.snapshot_count(), 0);
         assert!(site.stopped().is_none());
     }
+}
+
+#[test]
+fn a_second_ctrl_c_ends_the_run_and_not_the_guardian() {
+    let site = Site::new("");
+    fs::write(site.path("broken-engine"), "once").unwrap();
+    let running = site.held();
+    signal("INT", running.pid());
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    signal("INT", running.pid());
+    let outcome = running.wait().expect(130);
+    // Its end is the guardian's, who has the same stderr.
+    assert!(outcome.stderr.contains("interrupted"), "{outcome:#?}");
+    site.assert_up();
+    assert!(site.stopped().is_none());
+    site.let_go();
+}
+
+#[test]
+fn what_is_wrong_before_the_stop_leaves_the_site_alone() {
+    let site = Site::new("");
+    let other = site.place.write_key("other", [1; 32]);
+    let mut command = site.place.command(site.args(&["backup"]));
+    command.env("HOLDFAST_KEY_FILE", other);
+    Outcome::of(command.output().unwrap()).expect(12);
+    let mut command = site.place.command(site.args(&["backup"]));
+    command.env("HOLDFAST_REPO", site.path("nowhere"));
+    Outcome::of(command.output().unwrap()).expect(10);
+    assert_eq!(site.log(), [""; 0]);
+    site.assert_up();
+}
+
+#[test]
+fn what_fails_inside_the_window_leaves_the_site_up() {
+    let site = Site::new(
+        "[[database]]\nname = \"QSR\"\nconninfo = \"host=/nonesuch dbname=QSR\"\nretries = 1\n\
+         [[share]]\nname = \"Gone\"\npath = \"/nonesuch/share\"\n",
+    );
+    let outcome = site.back_up().expect(3);
+    assert_eq!(outcome.component("QSR").0, "failed");
+    assert_eq!(outcome.component("Gone").0, "failed");
+    assert_eq!(outcome.component("Apps").0, "complete");
+    assert_eq!(site.log(), NIGHT);
+    site.assert_up();
+}
+
+#[test]
+fn a_full_repository_leaves_the_site_up() {
+    let place = Place::new();
+    let repository = place.repository_path();
+    fs::create_dir(&repository).unwrap();
+    let Some(_small) = Small::mount(&repository) else {
+        return println!("not run: a memory file system can't be mounted here");
+    };
+    place.create_small(&repository, Suite::Aes256Gcm);
+    let site = Site::at(place, "1h", "");
+    noise_tree(&site.path("share"), 1, 40, 200_000);
+    site.back_up().expect(1).says("o space left");
+    assert_eq!(site.log(), NIGHT);
+    site.assert_up();
+    assert!(site.stopped().is_none());
 }
 
 #[test]

@@ -56,8 +56,11 @@ fn take(
     for problem in &problems {
         progress::warning(problem);
     }
-    let opened = open::open(context.global, site.as_ref(), context.signals)?;
+    let limits = site.as_ref().map(|site| site.limits).unwrap_or_default();
+    let rate = args.limit_rate.or(limits.rate);
+    let opened = open::open_limited(context.global, site.as_ref(), context.signals, rate)?;
     let mut options = options(args, site)?;
+    options.low_priority |= limits.low_priority;
     options.lock = lock.map(Arc::new);
     options.guardian = Some(own_program()?);
     let interrupt = context.interrupt();
@@ -120,6 +123,7 @@ fn options(args: Backup, site: Option<SiteFile>) -> anyhow::Result<BackupOptions
     options.one_file_system = args.one_file_system;
     options.cachedir_tag = args.exclude_caches;
     options.force_read = args.force_read;
+    options.low_priority = args.low_priority;
     let limit = |number: Option<u32>| number.and_then(|number| usize::try_from(number).ok());
     options.readers = limit(args.readers);
     options.workers = limit(args.workers);

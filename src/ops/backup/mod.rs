@@ -15,6 +15,7 @@ mod at_rest;
 mod components;
 mod databases;
 pub(in crate::ops) mod engine;
+mod priority;
 pub(in crate::ops) mod repair;
 #[cfg(test)]
 mod tests;
@@ -111,6 +112,8 @@ pub struct BackupOptions {
     pub scratch: PathBuf,
     /// Environment of connections.
     pub environment: Environment,
+    /// Give way to others in processor and disk time.
+    pub low_priority: bool,
     /// The lock of the site, with which a run may stop it; needed where the site file says how.
     pub lock: Option<Arc<SiteLock>>,
     /// The program that starts the site again if this one dies, called with `guardian`; absent: a thread, which dies with it.
@@ -152,6 +155,7 @@ impl BackupOptions {
             user: String::new(),
             scratch: std::env::temp_dir(),
             environment: Arc::new(|_| None),
+            low_priority: false,
             lock: None,
             guardian: None,
         }
@@ -205,6 +209,9 @@ pub fn backup(
     components::check_arguments(repository, options)?;
     let begun = Instant::now();
     let rest = AtRest::prepare(repository, options)?;
+    if options.low_priority {
+        priority::lower();
+    }
     let session = Arc::new(repository.open_session()?);
     let outcome = run(repository, &session, options, stats, interrupt, begun, rest);
     if outcome.is_err()
