@@ -36,7 +36,7 @@ Environment:
   HOLDFAST_PASSPHRASE_FILE     a file whose first line is the passphrase
   HOLDFAST_PASSPHRASE_COMMAND  a shell command that prints the passphrase
   HOLDFAST_PASSPHRASE          the passphrase itself
-  HOLDFAST_TO_KEY_FILE         the key of a second repository (copy); HOLDFAST_TO_PASSPHRASE… likewise
+  HOLDFAST_TO_KEY_FILE         the key of a second repository (copy, replicate); HOLDFAST_TO_PASSPHRASE… likewise
   HOLDFAST_LOG                 what is logged to stderr, for example holdfast=debug
 
 Exit codes:
@@ -113,6 +113,8 @@ pub(super) enum Command {
     Export(Export),
     /// Copy snapshots into another repository, only what is missing there
     Copy(Copy),
+    /// Bring a second site to the state of a snapshot: copy, and restore there what differs
+    Replicate(Replicate),
     /// Look for damage
     Verify(Verify),
     /// Restore into scratch space and a scratch server, compare, and remove it all
@@ -487,6 +489,45 @@ pub(super) struct Copy {
     /// Threads that compute [default: one for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(super) workers: Option<u32>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(long_about = "\
+Bring a second site to the state of a snapshot: copy the snapshot into the second repository, and restore it from there into the site \
+that the other site file (--to-site) describes.
+
+Only what is missing in the second repository is sent, only tables whose rows differ are loaded, only files that differ are written, \
+and files of shares that the snapshot does not have are removed. The other site file says where its databases and shares are, how it \
+is stopped and started, and what is told to its databases about their place ([relocate]). It is backed up before, into the second \
+repository.
+
+`holdfast replicate --site /etc/holdfast/site.toml --yes` after the nightly backup keeps a passive site; see [replicate] in the site file. \
+This host must reach the databases and shares of the second site. Where it does not, let `holdfast copy` run here, and \
+`holdfast restore latest --site FILE --delta --delete --yes` there.")]
+pub(super) struct Replicate {
+    /// The snapshot
+    #[arg(value_name = "SNAP", default_value = "latest")]
+    pub(super) snapshot: String,
+    #[command(flatten)]
+    pub(super) second: Second,
+    /// The site file of the second site [default: `site` in the site file's [replicate]]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) to_site: Option<PathBuf>,
+    /// Do it without asking
+    #[arg(long, short)]
+    pub(super) yes: bool,
+    /// End sessions that use the databases of the second site; without it they are named and nothing is done
+    #[arg(long)]
+    pub(super) end_sessions: bool,
+    /// A database takes its place although something of the archive could not be restored
+    #[arg(long)]
+    pub(super) allow_incomplete: bool,
+    /// Only this component, as QSR or databases/QSR; may be given several times
+    #[arg(long, value_name = "COMPONENT")]
+    pub(super) only: Vec<String>,
+    /// All but this component; may be given several times
+    #[arg(long, value_name = "COMPONENT")]
+    pub(super) skip: Vec<String>,
 }
 
 /// A second repository.

@@ -384,6 +384,11 @@ mod tests {
                 ..Component::default()
             }],
             tags: vec![("a".into(), "b".into())],
+            copied_from: Some(CopiedFrom {
+                repository: RepositoryId([1; 16]),
+                snapshot: ObjectHash([2; 32]),
+                copied: Timestamp::default(),
+            }),
             ..Record::default()
         };
         let bytes = minicbor::to_vec(&record).unwrap();

@@ -37,6 +37,7 @@ mod pg_tls;
 mod place;
 mod quiet;
 mod references;
+mod replicate;
 mod round_trip;
 mod shared_dedup;
 mod site_restore;

@@ -11,6 +11,7 @@ mod export;
 mod hooks;
 mod init;
 mod key;
+mod replicate;
 mod restore;
 mod restore_site;
 mod shell;
@@ -117,6 +118,7 @@ fn dispatch(context: &Context<'_>, command: Command) -> anyhow::Result<u8> {
         Command::Restore(args) => restore::run(context, &args),
         Command::Export(args) => export::run(context, &args),
         Command::Copy(args) => copy::run(context, &args),
+        Command::Replicate(args) => replicate::run(context, &args),
         Command::Verify(args) => verify::run(context, &args),
         Command::Drill(args) => drill::run(context, &args),
         Command::Stats(args) => stats::run(context, &args),

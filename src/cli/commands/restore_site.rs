@@ -3,18 +3,20 @@
 use std::io::{BufRead, IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use holdfast::ops::backup::Interrupt;
 use holdfast::ops::restore_site::plan::TreePlan;
 use holdfast::ops::restore_site::queries::QueryReport;
 use holdfast::ops::restore_site::{
     DatabaseAction, SiteEvent, SiteRestoreOptions, SiteRestorePlan, SiteRestoreReport, prepare,
 };
+use holdfast::site::SiteFile;
 use holdfast::stats::Stats;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::restore::{ownership, tell};
 use super::{Context, code, summary};
 use crate::cli::args::Restore;
-use crate::cli::open::{self, Usage};
+use crate::cli::open::{self, Opened, Usage};
 use crate::cli::output::{self, Output};
 use crate::cli::progress::{self, Progress, Sample};
 
@@ -38,13 +40,13 @@ pub(super) fn run(context: &Context<'_>, args: &Restore) -> anyhow::Result<u8> {
         return Err(Usage(text.into()).into());
     }
     let flags = &args.whole;
-    if !flags.dry_run && !flags.yes && !asks() {
-        let text = "nobody can be asked here whether the site is to be replaced: give --yes, or --dry-run to see what would be done";
-        return Err(Usage(text.into()).into());
-    }
+    let how = How {
+        dry_run: flags.dry_run,
+        yes: flags.yes,
+    };
+    may_go_on(how)?;
     let opened = open::open(context.global, Some(&site), context.signals)?;
-    let interrupt = context.interrupt();
-    let mut options = SiteRestoreOptions::new(Arc::new(site), args.place.clone());
+    let mut options = options(site, &args.place);
     options.delta = flags.delta;
     options.delete = flags.delete;
     options.safety_backup = flags.no_safety_backup.then_some(false);
@@ -58,37 +60,74 @@ pub(super) fn run(context: &Context<'_>, args: &Restore) -> anyhow::Result<u8> {
     if let Some(jobs) = args.workers.and_then(|jobs| usize::try_from(jobs).ok()) {
         options.jobs = jobs;
     }
+    let interrupt = context.interrupt();
+    carry_out(context, &opened, &options, &interrupt, how, json!({}))
+}
+
+/// How it is done.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct How {
+    /// Show what would be done, and end.
+    pub(super) dry_run: bool,
+    /// Nobody is asked.
+    pub(super) yes: bool,
+}
+
+/// Refuses what would have to be asked where nobody can be asked.
+pub(super) fn may_go_on(how: How) -> anyhow::Result<()> {
+    if !how.dry_run && !how.yes && !asks() {
+        let text = "nobody can be asked here whether the site is to be replaced: give --yes, or --dry-run to see what would be done";
+        return Err(Usage(text.into()).into());
+    }
+    Ok(())
+}
+
+/// Options of a restore by whoever runs this command.
+pub(super) fn options(site: SiteFile, snapshot: &str) -> SiteRestoreOptions {
+    let mut options = SiteRestoreOptions::new(Arc::new(site), snapshot);
     options.host = open::host();
     options.user = open::user();
     options.environment = Arc::new(|name| std::env::var_os(name));
     options.state_folder = open::state_folder();
-    let prepared = prepare(&opened.repository, &options, &interrupt)?;
+    options
+}
+
+/// Plans, asks, restores and reports; `more` goes into the summary.
+pub(super) fn carry_out(
+    context: &Context<'_>,
+    opened: &Opened,
+    options: &SiteRestoreOptions,
+    interrupt: &Interrupt,
+    how: How,
+    more: Value,
+) -> anyhow::Result<u8> {
+    let prepared = prepare(&opened.repository, options, interrupt)?;
     let mut output = Output::new(context.global.json);
     let plan = prepared.plan();
     if output.is_json() {
         output.message("plan", plan)?;
-    } else if flags.dry_run || !flags.yes {
+    } else if how.dry_run || !how.yes {
         show_plan(&mut output, plan)?;
     }
     output.flush()?;
-    if flags.dry_run {
+    if how.dry_run {
         if !plan.problems.is_empty() {
             anyhow::bail!("it can't be done: {}", plan.problems.join("; "));
         }
         if output.is_json() {
-            summary(&mut output, &opened, &json!({"dry_run": true}))?;
+            summary(&mut output, opened, &json!({"dry_run": true}))?;
             output.flush()?;
         }
         return Ok(code(opened.damaged, false));
     }
-    if plan.problems.is_empty() && !flags.yes && !confirmed(&plan.site)? {
+    if plan.problems.is_empty() && !how.yes && !confirmed(&plan.site)? {
         anyhow::bail!("not confirmed; nothing was changed");
     }
     let stats = Arc::new(Stats::default());
     let output = Mutex::new(output);
     let progress = Progress::start(context.global, &stats, sample);
     let quiet = context.global.quiet;
-    let restored = prepared.run(&stats, &interrupt, &|event| say(&output, event, quiet));
+    let restored = prepared.run(&stats, interrupt, &|event| say(&output, event, quiet));
     drop(progress);
     let restored = restored?;
     let mut output = output.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -97,7 +136,13 @@ pub(super) fn run(context: &Context<'_>, args: &Restore) -> anyhow::Result<u8> {
         other => other,
     };
     match output.is_json() {
-        true => summary(&mut output, &opened, &restored)?,
+        true => {
+            let mut fields = serde_json::to_value(&restored)?;
+            if let (Some(fields), Value::Object(more)) = (fields.as_object_mut(), more) {
+                fields.extend(more);
+            }
+            summary(&mut output, opened, &fields)?;
+        }
         false if context.is_silent(code) => {}
         false => show(&mut output, &restored)?,
     }

@@ -17,7 +17,8 @@
 //!
 //! **Which snapshots are there already.** A copied record says where it was made ([`CopiedFrom`]); a copy of a copy names the first place. So
 //! nothing is copied twice, in whatever order and between however many repositories, nor back to where it came from. A copy that was forgotten
-//! over there is copied again unless the snapshots are named.
+//! over there is copied again unless the snapshots are named. Two copies that commit the same snapshot in the same moment both stand, and share
+//! their chunks.
 //!
 //! Order: a session in the source, which pins its snapshots → for each snapshot, the oldest first, a session over there, and from it on the
 //! order of a backup: packs, runs, record, entry, which is tested on the state that it follows.
@@ -497,6 +498,11 @@ impl Run<'_> {
             Err(e) => return found.take().map(One::Damaged).ok_or(e),
         };
         damage.append(&mut stored.damage);
+        let now = self.target.read_state()?;
+        there.read_on(self.target, &now)?;
+        if let Some(found) = there.find(self.source, snapshot) {
+            return Ok(One::Present(found));
+        }
         let record = self.record(session, snapshot, &walked, &mut stored, there);
         let copied = self.commit(session, &options, record, stored, walked.parents)?;
         let (name, record) = copied;
