@@ -399,6 +399,9 @@ fn texts() {
     ] {
         seed("object_name", &name.replace('/', "-"), name.as_bytes());
     }
+    let copy = b"\x03\x40Z\0\0\0\x05IH\0\0\0\x07\0\0\0d\0\0\0\x061\nN\0\0\0\x05\0d\0\0\0\x062\nc\0\0\0\x04Z\0\0\0\x05T";
+    seed("framing", "copy", copy);
+    seed("framing", "failed-copy", &[&copy[..36], b"E\0\0\0\x05\0Z\0\0\0\x05E"].concat());
     seed("key_text", "file", format_key_file(&[7; 32]).as_bytes());
     seed(
         "key_text",

@@ -509,6 +509,7 @@ impl Assembly {
             refs.push(worker.put_chunk(class, chunk)?);
             rest = tail;
         }
+        worker.end_unit(class)?;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.waiting.insert(number, refs);
         if state.end.is_none() && state.spare.len() < SPARE_UNITS_MAX {

@@ -112,6 +112,15 @@ impl Worker {
         Ok(ChunkRef { id, len })
     }
 
+    /// Says that what comes next in this class is of something else. A frame that is nearly full is closed, because it shrinks better when
+    /// it holds the rows of one table.
+    pub fn end_unit(&mut self, class: Class) -> Result<()> {
+        match self.frames[usize::from(class.number())].is_half_full() {
+            true => self.close_frame(class),
+            false => Ok(()),
+        }
+    }
+
     /// Closes the open frames.
     pub fn flush(&mut self) -> Result<()> {
         for class in Class::ALL {
@@ -237,6 +246,24 @@ mod tests {
         assert_eq!(*store.frames.lock().unwrap(), [(Class::File, 5)]);
         assert_eq!(worker.parts().stats.chunks.get(), 2);
         assert_eq!(worker.parts().stats.chunks_new.get(), 1);
+    }
+
+    #[test]
+    fn a_frame_that_is_half_full_ends_with_its_unit() {
+        let store = Arc::new(MemoryStore::default());
+        let mut worker = Worker::new(parts(store.clone())).unwrap();
+        let mut put = |bytes: u8, len: usize| {
+            worker.put_chunk(Class::Table, &vec![bytes; len]).unwrap();
+            worker.end_unit(Class::Table).unwrap();
+        };
+        put(1, 40 << 10);
+        put(2, 20 << 10);
+        put(3, 20 << 10);
+        put(4, 1);
+        worker.flush().unwrap();
+        let frames = store.frames.lock().unwrap().clone();
+        let expected = [40 << 10, 40 << 10, 1].map(|bytes| (Class::Table, bytes));
+        assert_eq!(frames, expected);
     }
 
     #[test]

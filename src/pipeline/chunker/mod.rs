@@ -144,7 +144,7 @@ impl Chunker {
             if window.len() < max {
                 return window.len();
             }
-            let last = window[min - 1..].iter().rposition(|&byte| byte == b'\n');
+            let last = last_row_end(&window[min - 1..]);
             last.map_or(max, |newline| min + newline)
         });
         Some(length)
@@ -193,4 +193,18 @@ impl Chunker {
             .find(hash, window, *min..normal, params.t_strict)
             .or_else(|| kernel.find(hash, window, normal..end, params.t_loose))
     }
+}
+
+/// Returns the position of the last `\n`. Rows may be long: blocks are looked through several bytes at a time, from the end.
+fn last_row_end(bytes: &[u8]) -> Option<usize> {
+    const BLOCK_BYTES: usize = 256;
+    let mut end = bytes.len();
+    bytes.rchunks(BLOCK_BYTES).find_map(|block| {
+        end -= block.len();
+        if !block.contains(&b'\n') {
+            return None;
+        }
+        let place = block.iter().rposition(|&byte| byte == b'\n')?;
+        Some(end + place)
+    })
 }

@@ -331,3 +331,18 @@ fn debug_shows_no_secret() {
         "{text}"
     );
 }
+
+#[test]
+fn the_last_row_end_is_found_wherever_it_is() {
+    let mut random = Random::new(3);
+    for length in (0..1100).step_by(7) {
+        let mut bytes = vec![b'x'; length];
+        assert_eq!(last_row_end(&bytes), None);
+        for _ in 0..random.below(4) * u64::from(length > 0) {
+            let place = random.below(length as u64);
+            bytes[place as usize] = b'\n';
+        }
+        let expected = bytes.iter().rposition(|&byte| byte == b'\n');
+        assert_eq!(last_row_end(&bytes), expected, "{length}");
+    }
+}

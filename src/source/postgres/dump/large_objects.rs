@@ -3,8 +3,11 @@
 //! The pages stand in a catalog that only superusers may read; for others each object is read by `lo_get`,
 //! and stretches of zeros are taken for holes.
 
+use bytes::Buf;
+
 use super::catalog::{number, rows};
 use super::error::DumpError;
+use super::parts;
 use crate::format::large_object::{LargeObjectInfo, PAGE_BYTES_MAX, RANGE_OIDS, encode_header};
 use crate::source::postgres::PgSession;
 
@@ -45,41 +48,43 @@ fn copy_pages(
     page_bytes: u64,
     write: Write<'_>,
 ) -> Result<(), DumpError> {
+    // In binary: the text of a bytea is twice as long, and both sides would work for it.
     let sql = format!(
-        "COPY (SELECT loid, pageno, data FROM pg_catalog.pg_largeobject WHERE loid >= {first} AND loid <= {} ORDER BY loid, pageno) TO STDOUT",
+        "COPY (SELECT loid, pageno, data FROM pg_catalog.pg_largeobject WHERE loid >= {first} AND loid <= {} ORDER BY loid, pageno) \
+         TO STDOUT WITH (FORMAT binary)",
         last_of(first)
     );
-    let mut page = Vec::new();
-    session.copy_out::<DumpError>(&sql, &mut |row| {
-        let (oid, number) = read_row(row, &mut page).ok_or_else(|| {
+    session.copy_out::<DumpError>(&sql, &mut |message| {
+        let Some(row) = parts::binary_row(message) else {
+            return Ok(());
+        };
+        let (oid, number, page) = read_row(row).ok_or_else(|| {
             DumpError::Failed("a page of a large object cannot be read".to_owned())
         })?;
-        write_page(oid, number * page_bytes, &page, write)
+        write_page(oid, number * page_bytes, page, write)
     })?;
     Ok(())
 }
 
-/// Reads `oid TAB page TAB \\xHEX`; returns oid and number of the page, and its bytes in `page`.
-fn read_row(row: &[u8], page: &mut Vec<u8>) -> Option<(u32, u64)> {
-    let mut fields = row.strip_suffix(b"\n")?.splitn(3, |byte| *byte == b'\t');
-    let number = |field: Option<&[u8]>| std::str::from_utf8(field?).ok()?.parse::<u64>().ok();
-    let oid = u32::try_from(number(fields.next())?).ok()?;
-    let page_number = number(fields.next())?;
-    let hex = fields.next()?.strip_prefix(b"\\\\x")?;
-    page.clear();
-    for pair in hex.chunks(2) {
-        let [high, low] = pair else { return None };
-        page.push(digit(*high)? << 4 | digit(*low)?);
+/// Reads oid, number and bytes of a page from a row in binary.
+fn read_row(mut row: &[u8]) -> Option<(u32, u64, &[u8])> {
+    if row.try_get_u16().ok()? != 3 {
+        return None;
     }
-    Some((oid, page_number))
-}
-
-fn digit(byte: u8) -> Option<u8> {
-    match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
+    let mut field = || {
+        let length = usize::try_from(row.try_get_i32().ok()?).ok()?;
+        let (field, rest) = row.split_at_checked(length)?;
+        row = rest;
+        Some(field)
+    };
+    let number = |mut field: &[u8]| match field.len() {
+        4 => Some(field.get_u32()),
         _ => None,
-    }
+    };
+    let (oid, page_number) = (number(field()?)?, number(field()?)?);
+    let page = field()?;
+    row.is_empty()
+        .then_some((oid, u64::from(page_number), page))
 }
 
 fn write_page(oid: u32, offset: u64, page: &[u8], write: Write<'_>) -> Result<(), DumpError> {
@@ -231,23 +236,21 @@ mod tests {
     #[test]
     fn rows_of_pages() {
         let check = |row: &[u8], expected: Option<(u32, u64, &[u8])>| {
-            let mut page = Vec::new();
-            let found = read_row(row, &mut page);
-            assert_eq!(
-                found.map(|(oid, number)| (oid, number, &page[..])),
-                expected,
-                "{row:?}"
-            );
+            assert_eq!(read_row(row), expected, "{row:?}");
         };
+        let (oid, number) = (b"\0\0\0\x04\xff\xff\xff\xff", b"\0\0\0\x04\0\0\0\x07");
+        let row = |fields: &[&[u8]]| [&[&b"\0\x03"[..]], fields].concat().concat();
         check(
-            b"4294967295\t7\t\\\\x00ff1a\n",
+            &row(&[oid, number, b"\0\0\0\x03\0\xff\x1a"]),
             Some((u32::MAX, 7, &[0, 255, 26])),
         );
-        check(b"1\t0\t\\\\x\n", Some((1, 0, &[])));
-        check(b"1\t0\t\\\\x0\n", None);
-        check(b"1\t0\t\\\\xzz\n", None);
-        check(b"4294967296\t0\t\\\\x00\n", None);
-        check(b"1\t0\n", None);
-        check(b"1\t0\t\\\\x00", None);
+        check(&row(&[oid, number, b"\0\0\0\0"]), Some((u32::MAX, 7, &[])));
+        check(&row(&[oid, number, b"\0\0\0\x02\0"]), None);
+        check(&row(&[oid, number, b"\0\0\0\x01\0more"]), None);
+        check(&row(&[oid, number, b"\xff\xff\xff\xff"]), None);
+        check(&row(&[oid, b"\0\0\0\x02\0\x07", b"\0\0\0\0"]), None);
+        check(&row(&[oid, number]), None);
+        check(b"\0\x02", None);
+        check(b"", None);
     }
 }
