@@ -44,7 +44,7 @@ use super::{ConnSettings, ConnectOptions, RetryPolicy, StopFlag};
 
 pub use catalog::conditions;
 pub use digest::{RowDigester, RowSum};
-pub use open::{Database, OpenDatabase, SnapshotFacts, Waiting, open_snapshots};
+pub use open::{Database, OpenDatabase, SnapshotFacts, Waiting, open_snapshots, wait_for_schemas};
 pub use stream::{
     ClusterConsistency, DatabaseOutcome, StreamOptions, cluster_consistency, stream_databases,
 };
