@@ -107,7 +107,7 @@ pub(super) struct SchemaDump {
 }
 
 impl SchemaDump {
-    /// Starts it, as soon as there is a connection for it.
+    /// Starts it, as soon as there is a connection for it. A tool that is missing is an error at once.
     pub(super) fn start(
         request: SchemaRequest,
         server: Arc<Server>,
@@ -118,12 +118,17 @@ impl SchemaDump {
             stop: request.source.options.stop.clone(),
             given_up: Arc::clone(&given_up),
         };
+        let tool = tool(
+            "pg_dump",
+            request.version_num,
+            &request.source.options.tools,
+        )?;
         let thread = thread::Builder::new()
             .name("holdfast-schema".to_owned())
             .spawn(move || {
                 let (source, connector) = (&request.source, &request.connector);
                 admission::with_child(source, &server, connector, allowed.as_ref(), || {
-                    dump_schema(&request, &unwanted)
+                    dump_schema(&tool, &request, &unwanted)
                 })
             })
             .map_err(|error| local("cannot start a thread", error))?;
@@ -183,9 +188,12 @@ impl Drop for SchemaDump {
 }
 
 /// Dumps everything but the data of a database, as of its snapshot.
-fn dump_schema(request: &SchemaRequest, unwanted: &Unwanted) -> Result<Output, DumpError> {
+fn dump_schema(
+    tool: &PgTool,
+    request: &SchemaRequest,
+    unwanted: &Unwanted,
+) -> Result<Output, DumpError> {
     let options = &request.source.options;
-    let tool = tool("pg_dump", request.version_num, &options.tools)?;
     let mut arguments: Vec<OsString> = [
         "-Fc",
         "-Z0",
@@ -218,9 +226,9 @@ fn dump_schema(request: &SchemaRequest, unwanted: &Unwanted) -> Result<Output, D
     }
     let deadline = Instant::now() + options.lock_wait;
     loop {
-        match run(&tool, &arguments, &request.connector, unwanted)? {
+        match run(tool, &arguments, &request.connector, unwanted)? {
             Ok(mut output) => {
-                output.notes.extend(older(&tool, request.version_num));
+                output.notes.extend(older(tool, request.version_num));
                 without_unreadable(&mut output, options.strip_pg_attver)?;
                 return Ok(output);
             }
