@@ -36,6 +36,8 @@ mod limits;
 mod names;
 mod open;
 mod order;
+mod outcome;
+mod part_lock;
 mod parts;
 mod pattern;
 mod schema;
@@ -50,9 +52,8 @@ use super::{ConnSettings, ConnectOptions, RetryPolicy, StopFlag};
 pub use catalog::conditions;
 pub use digest::{RowDigester, RowSum};
 pub use open::{Database, OpenDatabase, SnapshotFacts, Waiting, open_snapshots, wait_for_schemas};
-pub use stream::{
-    ClusterConsistency, DatabaseOutcome, StreamOptions, cluster_consistency, stream_databases,
-};
+pub use outcome::{ClusterConsistency, DatabaseOutcome, cluster_consistency};
+pub use stream::{StreamOptions, stream_databases};
 
 /// How tables are kept from changing while they are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -15,7 +15,9 @@ use super::budget::{Member, Turn};
 use super::catalog::{self, Table};
 use super::error::DumpError;
 use super::large_objects;
-use super::open::{self, Database, OpenDatabase, SnapshotFacts};
+use super::open::{self, Database, OpenDatabase};
+use super::outcome::DatabaseOutcome;
+use super::part_lock::{lock_part, prepare_check};
 use super::parts::{self, Form, Piece};
 use super::schema::{Output, SchemaDump};
 use super::{RowDigester, RowSum};
@@ -27,12 +29,11 @@ use crate::format::path_encoding::encode_name;
 use crate::pipeline::{ItemWriter, Sink, SourceQueue, StreamKind, TreePath};
 use crate::source::SourceError;
 use crate::source::postgres::rights::Gap;
-use crate::source::postgres::{PgError, PgSession, RetryPolicy, ServerError};
+use crate::source::postgres::{PgError, PgSession, RetryPolicy};
 
 const PAUSE_BUSY: Duration = Duration::from_millis(100);
 /// Bytes of a part between two updates of the counters.
 const BYTES_PER_COUNT: u64 = 1 << 20;
-const LOCK_NOT_AVAILABLE: &str = "55P03";
 const SECONDS_MS: i64 = 1000;
 
 /// What all databases of a run share.
@@ -42,70 +43,6 @@ pub struct StreamOptions {
     pub connections: usize,
     /// Whether the plain BLAKE3 of every stream is made.
     pub content_digest: bool,
-}
-
-/// What became of a database.
-#[derive(Clone, Debug, Default)]
-pub struct DatabaseOutcome {
-    /// Tables whose rows were copied.
-    pub tables: u64,
-    /// Rows.
-    pub rows: u64,
-    /// Bytes of the rows.
-    pub bytes: u64,
-    /// Large objects.
-    pub large_objects: u64,
-    /// What is not in the archive and why, and what else a person should know.
-    pub notes: Vec<String>,
-    /// Why the component does not count as complete.
-    pub incomplete: Option<String>,
-    /// Its cluster's name in the tree.
-    pub cluster: String,
-    /// The snapshot that was archived in the end.
-    pub snapshot: SnapshotFacts,
-    /// The server's version.
-    pub server_version: String,
-}
-
-/// How the databases of one cluster fit together.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClusterConsistency {
-    /// Name of the cluster in the tree.
-    pub cluster: String,
-    /// Whether all snapshots show the same transactions.
-    pub atomic: bool,
-    /// Milliseconds between the first and the last of them.
-    pub spread_ms: u64,
-}
-
-/// Compares the snapshots of each cluster.
-#[must_use]
-pub fn cluster_consistency(outcomes: &[&DatabaseOutcome]) -> Vec<ClusterConsistency> {
-    let mut clusters: Vec<&str> = outcomes
-        .iter()
-        .map(|outcome| outcome.cluster.as_str())
-        .collect();
-    clusters.sort_unstable();
-    clusters.dedup();
-    clusters
-        .into_iter()
-        .map(|cluster| {
-            let snapshots: Vec<&SnapshotFacts> = outcomes
-                .iter()
-                .filter(|o| o.cluster == cluster)
-                .map(|o| &o.snapshot)
-                .collect();
-            let times = || snapshots.iter().map(|snapshot| snapshot.time_ms);
-            let spread = times().max().unwrap_or(0) - times().min().unwrap_or(0);
-            ClusterConsistency {
-                cluster: cluster.to_owned(),
-                atomic: snapshots
-                    .windows(2)
-                    .all(|pair| pair[0].visible == pair[1].visible),
-                spread_ms: u64::try_from(spread).unwrap_or(0),
-            }
-        })
-        .collect()
 }
 
 /// Copies all databases into the sink at the same time, those that wait for a connection when there is one;
@@ -851,74 +788,5 @@ impl Counted<'_> {
             .stats
             .bytes_read
             .add(std::mem::take(&mut self.bytes));
-    }
-}
-
-/// Prepares the question of each part, once in a session.
-fn prepare_check(session: &mut PgSession) -> Result<(), PgError> {
-    let there = format!(
-        "SELECT 1 FROM pg_catalog.pg_prepared_statements WHERE name = {}",
-        catalog::literal(parts::CHECK)
-    );
-    if catalog::rows(session, &there)?.is_empty() {
-        session.batch_execute(&parts::prepare_check(session.version_num()))?;
-    }
-    Ok(())
-}
-
-/// Locks a table for one part; returns the server's words where others are in the way.
-fn lock_part(session: &mut PgSession, table: &Table) -> Result<Option<String>, DumpError> {
-    let sql = parts::lock_and_check(table);
-    let found = match catalog::rows(session, &sql) {
-        Ok(found) => found,
-        Err(error) if error.code() == Some(LOCK_NOT_AVAILABLE) => {
-            session.batch_execute(parts::UNLOCK)?;
-            return Ok(Some(
-                error
-                    .server_error()
-                    .map(ServerError::to_string)
-                    .unwrap_or_default(),
-            ));
-        }
-        Err(error) => return Err(error.into()),
-    };
-    match found.first().and_then(|row| row.get(0)) {
-        Some("t") => Ok(None),
-        _ => Err(DumpError::Restart(
-            "it was truncated, rewritten or altered after the snapshot".to_owned(),
-        )),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn databases_of_a_cluster_agree_or_have_a_spread() {
-        let outcome = |cluster: &str, visible: &str, time_ms: i64| DatabaseOutcome {
-            cluster: cluster.to_owned(),
-            snapshot: SnapshotFacts {
-                visible: visible.to_owned(),
-                time_ms,
-                ..SnapshotFacts::default()
-            },
-            ..DatabaseOutcome::default()
-        };
-        let (a, b, c, d) = (
-            outcome("x", "1:1:", 10),
-            outcome("x", "1:1:", 12),
-            outcome("y", "1:1:", 5),
-            outcome("y", "1:2:", 9),
-        );
-        let consistency = |cluster: &str, atomic, spread_ms| ClusterConsistency {
-            cluster: cluster.to_owned(),
-            atomic,
-            spread_ms,
-        };
-        assert_eq!(
-            cluster_consistency(&[&a, &c, &b, &d]),
-            [consistency("x", true, 2), consistency("y", false, 4)]
-        );
     }
 }
