@@ -9,6 +9,8 @@ use holdfast::format::node::Timestamp;
 
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum, ValueHint};
 
+pub(super) use super::restore_args::{ExtensionVersions, Globals, OnErrorArg, Owner, Restore};
+
 const LONG_ABOUT: &str = "\
 holdfast backs up a whole site - several PostgreSQL databases, file shares, configuration files and \
 certificates - as one snapshot into a repository that is deduplicated, compressed and encrypted, \
@@ -105,7 +107,7 @@ pub(super) enum Command {
     Stats(Stats),
     /// Print digests and paths of a snapshot's files, as b3sum --check reads them
     Manifest(Manifest),
-    /// Restore files, or a database into a server
+    /// Restore a whole site, files, or a database into a server
     Restore(Restore),
     /// Write a snapshot or a part of it as a tar archive, or as a dated folder
     Export(Export),
@@ -191,6 +193,23 @@ A backup that is under way has the site in its hands: exit code 11. A service th
 
 In a systemd unit this belongs into ExecStopPost=, so that a killed backup leaves no site stopped.")]
     Start,
+    /// Get the site file back out of a snapshot, for a bare machine
+    #[command(long_about = "\
+Get the site file back out of a snapshot, for a bare machine.
+
+It is as it was typed, but for passwords: they were taken out before it was stored, and *** stands where they were. What has to \
+be filled in again is named on stderr.")]
+    Extract(SiteExtract),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct SiteExtract {
+    /// The snapshot
+    #[arg(value_name = "SNAP")]
+    pub(super) snapshot: String,
+    /// The file that is written; one that is there is not replaced [default: stdout]
+    #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) output: Option<PathBuf>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -233,8 +252,8 @@ pub(super) struct Backup {
     /// A database, as libpq is told of it: 'host=db1 dbname=app user=backup' or postgresql://…; passwords belong into ~/.pgpass
     #[arg(long, short, value_name = "CONNINFO")]
     pub(super) database: Vec<String>,
-    /// A name for the snapshot
-    #[arg(long, value_name = "NAME")]
+    /// A name for the snapshot; it takes the name over from an older one, which stays
+    #[arg(long, value_name = "NAME", value_parser = snapshot_name)]
     pub(super) name: Option<String>,
     /// A tag of the snapshot; may be given several times
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_tag)]
@@ -260,6 +279,12 @@ pub(super) struct Backup {
     /// Threads that compute [default: one for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(super) workers: Option<u32>,
+    /// Connections to one cluster that copy rows at a time [default: 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(super) connections: Option<u32>,
+    /// All connections to one cluster that may be open at a time, also those that hold snapshots [default: half of what it has free]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=10_000))]
+    pub(super) connections_max: Option<u32>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -504,177 +529,6 @@ pub(super) struct Verify {
 
 #[derive(Debug, ClapArgs)]
 #[command(long_about = "\
-Restore files into a directory, or a database into a server.
-
-Files: `holdfast restore SNAP[:PATH] --target DIR` puts what is below PATH into the directory, or PATH itself if it is a file; \
-without PATH the whole tree comes, with its top folders, databases as their archived files. Nothing is ever written outside \
-of the directory. What exists already stays and is named, unless --in-place is given: then only what differs is written, \
-and nothing is removed.
-
-A database: `holdfast restore SNAP --database NAME --into 'host=db1 dbname=NAME'`. The database is created if it is missing, \
-and refused if it holds anything; --clean replaces it in one moment when the new one is complete. Roles and tablespaces that the server lacks are created before (--globals). What could \
-not be restored is listed, and the exit code is 3.")]
-#[command(group = clap::ArgGroup::new("where").args(["target", "into"]).required(true))]
-pub(super) struct Restore {
-    /// A snapshot, or a file or directory in it
-    #[arg(value_name = "SNAP[:PATH]")]
-    pub(super) place: String,
-    /// The directory that files are restored into; it is created if it is missing
-    #[arg(long, short, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub(super) target: Option<PathBuf>,
-    #[command(flatten)]
-    pub(super) files: RestoreFiles,
-    #[command(flatten)]
-    pub(super) database: RestoreDatabase,
-    /// Threads, or connections to the server [default: one for each core]
-    #[arg(long, visible_alias = "jobs", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
-    pub(super) workers: Option<u32>,
-}
-
-#[derive(Debug, ClapArgs)]
-#[command(next_help_heading = "Files")]
-pub(super) struct RestoreFiles {
-    /// Only what matches this gitignore pattern, below what is restored; may be given several times
-    #[arg(long, short, value_name = "PATTERN", conflicts_with = "into")]
-    pub(super) include: Vec<String>,
-    /// Leave out what matches this gitignore pattern
-    #[arg(long, short, value_name = "PATTERN", conflicts_with = "into")]
-    pub(super) exclude: Vec<String>,
-    /// Replace files in the directory that differ from the archived ones
-    #[arg(long, conflicts_with = "into")]
-    pub(super) in_place: bool,
-    /// Whose files they become [default: names for root, leave for others]
-    #[arg(long, value_enum, value_name = "WHOSE", conflicts_with = "into")]
-    pub(super) owner: Option<Owner>,
-    /// Also create devices
-    #[arg(long, conflicts_with = "into")]
-    pub(super) devices: bool,
-}
-
-#[derive(Debug, ClapArgs)]
-#[command(next_help_heading = "A database")]
-pub(super) struct RestoreDatabase {
-    /// The database of the snapshot [default: the one that --into names]
-    #[arg(long, short, value_name = "NAME", requires = "into")]
-    pub(super) database: Option<String>,
-    /// Server and name that it gets, as libpq is told of it: 'host=db2 dbname=app'
-    #[arg(long, value_name = "CONNINFO")]
-    pub(super) into: Option<String>,
-    /// Which roles and tablespaces are brought along
-    #[arg(long, value_enum, value_name = "WHICH", default_value_t = Globals::Missing, requires = "into")]
-    pub(super) globals: Globals,
-    /// Everything belongs to the connected role
-    #[arg(long, requires = "into")]
-    pub(super) no_owner: bool,
-    /// No GRANT and REVOKE
-    #[arg(long, requires = "into")]
-    pub(super) no_privileges: bool,
-    /// Everything goes to the default tablespace
-    #[arg(long, requires = "into")]
-    pub(super) no_tablespaces: bool,
-    /// A tablespace gets another name, which must be there; may be given several times
-    #[arg(long, requires = "into", value_name = "OLD=NEW", value_parser = old_and_new, conflicts_with = "no_tablespaces")]
-    pub(super) tablespace_map: Vec<(String, String)>,
-    /// Do everything as this role
-    #[arg(long, requires = "into", value_name = "ROLE")]
-    pub(super) role: Option<String>,
-    /// Only what is in this schema (* and ? match); the database may hold other things
-    #[arg(long, requires = "into", value_name = "SCHEMA")]
-    pub(super) schema: Vec<String>,
-    /// Only this table, view or sequence and what belongs to it, as [SCHEMA.]NAME (* and ? match)
-    #[arg(long, requires = "into", value_name = "TABLE")]
-    pub(super) table: Vec<String>,
-    /// The one table of --table gets this name, beside the live one: its indexes, constraints and sequences get new names too
-    #[arg(
-        long = "as",
-        requires = "table",
-        value_name = "[SCHEMA.]NAME",
-        conflicts_with = "data_only"
-    )]
-    pub(super) rename: Option<String>,
-    /// Definitions, no rows
-    #[arg(long, requires = "into", conflicts_with = "data_only")]
-    pub(super) schema_only: bool,
-    /// Rows, into tables that are there and empty
-    #[arg(long, requires = "into")]
-    pub(super) data_only: bool,
-    /// Replace what is there: the database, by one that is restored beside it and takes its name when it is complete; or the chosen tables; with --data-only delete their rows
-    #[arg(long, requires = "into")]
-    pub(super) clean: bool,
-    /// With --clean the old database is not dropped, it gets this name
-    #[arg(long, requires = "clean", value_name = "NAME", conflicts_with_all = ["schema", "table", "data_only"])]
-    pub(super) keep_old: Option<String>,
-    /// With --clean replace the database although something of the archive could not be restored
-    #[arg(long, requires = "clean", conflicts_with_all = ["schema", "table", "data_only"])]
-    pub(super) replace_incomplete: bool,
-    /// The database must be new: an empty one that is there is not used
-    #[arg(long, requires = "into", conflicts_with_all = ["schema", "table", "data_only"])]
-    pub(super) create: bool,
-    /// Versions in which extensions are created
-    #[arg(long, value_enum, value_name = "WHICH", default_value_t = ExtensionVersions::Default, requires = "into")]
-    pub(super) extension_versions: ExtensionVersions,
-    /// No ANALYZE at the end
-    #[arg(long, requires = "into")]
-    pub(super) no_analyze: bool,
-    /// What to do when something can't be restored
-    #[arg(long, value_enum, value_name = "WHAT", default_value_t = OnErrorArg::Continue, requires = "into")]
-    pub(super) on_error: OnErrorArg,
-    /// The same as --on-error stop
-    #[arg(long, requires = "into", hide = true)]
-    pub(super) stop_on_error: bool,
-    /// Read all rows back and compare them with the archive
-    #[arg(long, requires = "into")]
-    pub(super) check: bool,
-}
-
-/// Reads `OLD=NEW`.
-fn old_and_new(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((old, new)) if !old.is_empty() && !new.is_empty() => {
-            Ok((old.to_owned(), new.to_owned()))
-        }
-        _ => Err("give it as OLD=NEW".into()),
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum ExtensionVersions {
-    /// The target's own
-    Default,
-    /// Those that they had
-    Recorded,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum OnErrorArg {
-    /// Go on with the rest and report it
-    Continue,
-    /// Stop at the first
-    Stop,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum Globals {
-    /// Those that the server lacks
-    Missing,
-    /// None
-    None,
-    /// All; attributes and passwords of existing roles become the archived ones
-    All,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum Owner {
-    /// The archived names where they exist here, else the archived numbers
-    Names,
-    /// The archived numbers
-    Numbers,
-    /// Whoever restores
-    Leave,
-}
-
-#[derive(Debug, ClapArgs)]
-#[command(long_about = "\
 Restore a snapshot into scratch space and a scratch server, compare it with the archive, and remove it all.
 
 Files are restored below --scratch and compared name by name. Databases are restored into a private PostgreSQL server that is \
@@ -784,6 +638,11 @@ fn parse_percent(text: &str) -> Result<u32, String> {
         Ok(percent @ 1..=100) => Ok(percent),
         _ => Err("give it as 1% to 100%".into()),
     }
+}
+
+/// Refuses names that would be taken for something else.
+fn snapshot_name(text: &str) -> Result<String, String> {
+    holdfast::ops::snapshots::check_name(text).map(|()| text.to_owned())
 }
 
 fn parse_tag(text: &str) -> Result<(String, String), String> {

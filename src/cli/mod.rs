@@ -4,7 +4,7 @@
 //!
 //! | part | holds |
 //! |---|---|
-//! | [`args`] | the flags as they are typed, and their help |
+//! | [`args`], `restore_args` | the flags as they are typed, and their help |
 //! | [`open`] | from flags and environment to an open repository; the key and the prompt for a passphrase |
 //! | [`output`] | stdout: lines for people or JSON, sizes, times, tables |
 //! | [`progress`] | what is shown while a command works |
@@ -20,6 +20,7 @@ mod commands;
 mod open;
 mod output;
 mod progress;
+mod restore_args;
 mod signals;
 
 use std::io::{ErrorKind, Write};

@@ -20,6 +20,7 @@ use super::restore::{OnTrouble, Trouble, TroubleKind};
 use super::snapshots::{self, open_reader};
 use crate::error::{Error, Result};
 use crate::format::database::{DatabaseInfo, TableInfo};
+use crate::format::id::ChunkId;
 use crate::format::large_object::{LargeObjectInfo, METADATA_NAME, PageReader};
 use crate::format::node::{Content, Node};
 use crate::format::path_encoding::encode_name;
@@ -81,6 +82,22 @@ impl SnapshotArchive {
         archive.info = serde_json::from_slice(&bytes)
             .map_err(|e| StoreError::damaged(format!("databases/{name}/database.json"), e))?;
         Ok(archive)
+    }
+
+    /// The files of its large objects: name, size and content, so that equal ones are seen without reading them.
+    pub(crate) fn large_object_files(&self) -> Result<Vec<(Vec<u8>, u64, Vec<ChunkId>)>> {
+        let Some(directory) = self.node(&[b"large-objects"])? else {
+            return Ok(Vec::new());
+        };
+        let mut files = Vec::new();
+        for node in Nodes::new(self.reader.clone(), &directory.content) {
+            let node = node?;
+            let chunks = Chunks::new(self.reader.clone(), &node.content);
+            let ids: Result<Vec<ChunkId>, StoreError> =
+                chunks.map(|chunk| chunk.map(|chunk| chunk.id)).collect();
+            files.push((node.name, node.size, ids?));
+        }
+        Ok(files)
     }
 
     /// What stands at `path` below the database; a table's part, say.
@@ -308,7 +325,7 @@ pub fn restore_database(
 }
 
 /// Keeps errors of the repository what they are, so that damage stays damage.
-fn restore_error(error: RestoreError) -> Error {
+pub(crate) fn restore_error(error: RestoreError) -> Error {
     match error {
         RestoreError::Archive(error) => error,
         RestoreError::Interrupted => Error::Interrupted,

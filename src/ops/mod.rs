@@ -23,10 +23,12 @@ pub mod quiesce;
 #[cfg(test)]
 mod reading_tests;
 pub mod restore;
+pub mod restore_site;
 pub mod sampling;
 mod schema_diff;
 mod scratch_cluster;
 pub mod site_check;
+pub mod site_extract;
 pub mod snapshots;
 pub mod stats;
 pub mod status;

@@ -38,6 +38,24 @@ pub(super) fn schema_facts(old: &[u8], new: &[u8]) -> Option<Facts> {
     )
 }
 
+/// Whether two archives define the same. Where the databases have different names, what says something about the database itself is not compared.
+/// `None` if one of them is no archive that we can read.
+pub(super) fn same_schema(one: &[u8], other: &[u8], same_name: bool) -> Option<bool> {
+    let of_database = |entry: &Entry| {
+        entry.kind().starts_with(b"DATABASE")
+            || entry
+                .tag
+                .as_deref()
+                .is_some_and(|tag| tag.starts_with(b"DATABASE "))
+    };
+    let read = |bytes: &[u8]| {
+        let mut toc = Toc::parse(bytes).ok()?;
+        toc.entries.retain(|entry| same_name || !of_database(entry));
+        Some(objects(&toc))
+    };
+    Some(read(one)? == read(other)?)
+}
+
 /// Whether two scripts of `pg_dumpall` have the same statements.
 pub(super) fn same_globals(old: &[u8], new: &[u8]) -> bool {
     let statements = |script: &'_ [u8]| -> Vec<Vec<u8>> {

@@ -12,6 +12,10 @@ use crate::store::reader::{ChunkReader, Decode, load_index};
 use crate::store::state::State;
 use crate::store::{Repository, StoreError, tree};
 
+/// The tag of snapshots that were taken of a target before a restore. `latest` and dates pass over them: what was replaced is not what anybody wants
+/// next, unless it is asked for by name.
+pub const TAG_SAFETY: (&str, &str) = ("holdfast", "before-restore");
+
 /// A live snapshot.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -21,6 +25,14 @@ pub struct Snapshot {
     pub seq: u64,
     /// The record.
     pub record: Record,
+}
+
+impl Snapshot {
+    /// Whether it was taken of a target before a restore.
+    pub fn is_safety_backup(&self) -> bool {
+        let tags = &mut self.record.tags.iter();
+        tags.any(|(key, value)| (key.as_str(), value.as_str()) == TAG_SAFETY)
+    }
 }
 
 /// The live snapshots in the order of their commits; records that can't be read are given to `damaged`.
@@ -51,6 +63,25 @@ pub fn list(
     Ok(snapshots)
 }
 
+/// Refuses a name for a snapshot that would mean something else where a snapshot is named; the error is complete in words.
+pub fn check_name(name: &str) -> Result<(), String> {
+    let is_id = name.len() >= 4 && name.bytes().all(|b| b.is_ascii_hexdigit());
+    let why = if name.trim() != name || name.is_empty() {
+        "it is empty, or begins or ends with a space"
+    } else if name.starts_with("latest") {
+        "what begins with \"latest\" means the newest snapshots"
+    } else if is_id {
+        "it could be the beginning of an id; names of hexadecimal digits alone have at most three"
+    } else if name.parse::<jiff::civil::Date>().is_ok() {
+        "a date means the newest snapshot up to that day"
+    } else if name.contains(':') || name.starts_with('-') || name.chars().any(char::is_control) {
+        "it must not begin with - nor hold : or control characters"
+    } else {
+        return Ok(());
+    };
+    Err(format!("{name:?} can't be the name of a snapshot: {why}"))
+}
+
 /// Finds what `spec` means: an id prefix of at least four digits, a name, `latest`, `latest~2`, or a date (the newest snapshot that began
 /// on or before that day, UTC).
 pub fn resolve(snapshots: &[Snapshot], spec: &str) -> Result<Snapshot> {
@@ -65,7 +96,11 @@ pub fn resolve(snapshots: &[Snapshot], spec: &str) -> Result<Snapshot> {
             None if back.is_empty() => 0,
             None => return Err(none()),
         };
-        return snapshots.iter().rev().nth(back).cloned().ok_or_else(none);
+        let mut regular = snapshots
+            .iter()
+            .rev()
+            .filter(|snapshot| !snapshot.is_safety_backup());
+        return regular.nth(back).cloned().ok_or_else(none);
     }
     if let Some(named) = snapshots
         .iter()
@@ -98,7 +133,7 @@ pub fn resolve(snapshots: &[Snapshot], spec: &str) -> Result<Snapshot> {
         let on_or_before = snapshots
             .iter()
             .rev()
-            .find(|snapshot| snapshot.record.started.seconds < end);
+            .find(|snapshot| !snapshot.is_safety_backup() && snapshot.record.started.seconds < end);
         return on_or_before.cloned().ok_or_else(none);
     }
     Err(none())
@@ -123,6 +158,11 @@ pub fn resolve_live(state: &State, snapshots: &[Snapshot], spec: &str) -> Result
             Some(number) => number.parse::<usize>().ok(),
             None => back.is_empty().then_some(0),
         };
+        let is_safety = |id: &ObjectHash| {
+            let known = snapshots.iter().find(|snapshot| snapshot.id == *id);
+            known.is_some_and(Snapshot::is_safety_backup)
+        };
+        live.retain(|(_, id)| !is_safety(id));
         let meant = back.and_then(|back| live.iter().rev().nth(back));
         return match meant {
             Some((_, id)) if !is_read(id) => {
@@ -224,6 +264,47 @@ mod tests {
             },
         });
         all.collect()
+    }
+
+    #[test]
+    fn names_mean_nothing_else() {
+        for name in [
+            "before-upgrade",
+            "abc",
+            "2026",
+            "Nightly 7",
+            "v1.2",
+            "deadbeat",
+        ] {
+            assert_eq!(check_name(name).is_ok(), name != "2026", "{name}");
+        }
+        for name in [
+            "",
+            " x",
+            "latest",
+            "latest~2",
+            "latest-good",
+            "beef",
+            "2026-11-20",
+            "a:b",
+            "-x",
+            "a\nb",
+        ] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn safety_backups_are_not_the_latest() {
+        let mut all = snapshots();
+        all[2].record.tags = vec![(TAG_SAFETY.0.into(), TAG_SAFETY.1.into())];
+        all[2].record.name = Some("before-restore-x".into());
+        let seq = |spec: &str| resolve(&all, spec).map(|snapshot| snapshot.seq).ok();
+        assert_eq!(seq("latest"), Some(1));
+        assert_eq!(seq("latest~1"), Some(0));
+        assert_eq!(seq("2030-01-01"), Some(1));
+        assert_eq!(seq("before-restore-x"), Some(2));
+        assert_eq!(seq("3333"), Some(2));
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! core; frames go to the [`worker::ChunkStore`], nodes to the [`Sink`], which builds the tree at the end.
 //!
 //! Memory of a backup: workers × (9 frames of 1 MiB + window of 1 MiB) + units in flight (a setting) + one unit for each source and for
-//! each stream that is being cut + the tree's budget (a setting) + open packs (3 × 32 MiB where the backend can't stream).
+//! each stream that is being cut (of each cluster of databases as many as it has `connections`) + the tree's budget (a setting) + open
+//! packs (3 × 32 MiB where the backend can't stream).
 
 pub mod chunker;
 pub mod dedup;

@@ -38,4 +38,5 @@ mod place;
 mod quiet;
 mod round_trip;
 mod shared_dedup;
+mod site_restore;
 mod tidy;

@@ -123,6 +123,15 @@ fn options(args: Backup, site: Option<SiteFile>) -> anyhow::Result<BackupOptions
     let limit = |number: Option<u32>| number.and_then(|number| usize::try_from(number).ok());
     options.readers = limit(args.readers);
     options.workers = limit(args.workers);
+    let limits = options
+        .site
+        .as_ref()
+        .map(|site| site.limits)
+        .unwrap_or_default();
+    if let Some(connections) = limit(args.connections.or(limits.connections)) {
+        options.connections = connections;
+    }
+    options.connections_max = limit(args.connections_max.or(limits.connections_max));
     options.user = open::user();
     options.environment = Arc::new(|name| std::env::var_os(name));
     Ok(options)

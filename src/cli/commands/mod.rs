@@ -12,6 +12,7 @@ mod hooks;
 mod init;
 mod key;
 mod restore;
+mod restore_site;
 mod shell;
 mod site;
 mod snapshots;

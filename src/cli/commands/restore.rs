@@ -15,7 +15,7 @@ use holdfast::target::postgres::{
 };
 use serde_json::json;
 
-use super::{Context, code, summary};
+use super::{Context, code, restore_site, summary};
 use crate::cli::args::{self, Owner, Restore};
 use crate::cli::open::Usage;
 use crate::cli::output::{self, Output};
@@ -26,7 +26,7 @@ pub(super) fn run(context: &Context<'_>, args: &Restore) -> anyhow::Result<u8> {
     match (&args.target, &args.database.into) {
         (Some(target), _) => files(context, args, target),
         (None, Some(into)) => database(context, args, into),
-        (None, None) => Err(Usage("give --target or --into".into()).into()),
+        (None, None) => restore_site::run(context, args),
     }
 }
 
@@ -50,6 +50,7 @@ fn files(context: &Context<'_>, args: &Restore, target: &Path) -> anyhow::Result
         special: args.files.devices,
         in_place: args.files.in_place,
         sample: Sampling::all(),
+        amid_others: false,
         threads: args.workers.and_then(|number| usize::try_from(number).ok()),
     };
     let stats = Arc::new(Stats::default());
@@ -289,7 +290,7 @@ fn sample(stats: &Stats) -> Sample {
     }
 }
 
-fn tell(output: &Mutex<Output>, trouble: &Trouble) {
+pub(super) fn tell(output: &Mutex<Output>, trouble: &Trouble) {
     let mut output = output.lock().unwrap_or_else(PoisonError::into_inner);
     if !output.is_json() {
         return progress::warning(&trouble.to_string());

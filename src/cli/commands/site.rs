@@ -1,16 +1,20 @@
-//! `site new`, `site check` and `site start`.
+//! `site new`, `site check`, `site start` and `site extract`.
 
+use std::io::Write;
 use std::sync::Arc;
+
+use anyhow::Context as _;
 
 use holdfast::ops::backup::now;
 use holdfast::ops::quiesce::{SitePlace, start_site};
 use holdfast::ops::site_check::{Check, SiteCheckOptions, Verdict, site_check};
+use holdfast::ops::site_extract::site_text;
 use holdfast::site::SiteFile;
 use holdfast::site::profiles::profile;
 use serde_json::json;
 
 use super::{Context, code};
-use crate::cli::args::{Site, SiteNew};
+use crate::cli::args::{Site, SiteExtract, SiteNew};
 use crate::cli::open::{self, Usage};
 use crate::cli::output::Output;
 use crate::cli::progress;
@@ -21,6 +25,7 @@ pub(super) fn run(context: &Context<'_>, args: &Site) -> anyhow::Result<u8> {
         Site::New(args) => new(context, args),
         Site::Check => check(context),
         Site::Start => start(context),
+        Site::Extract(args) => extract(context, args),
     }
 }
 
@@ -77,6 +82,45 @@ fn start(context: &Context<'_>) -> anyhow::Result<u8> {
     }
     output.flush()?;
     Ok(u8::from(!good))
+}
+
+/// The site file of a snapshot, to a new file or to stdout.
+fn extract(context: &Context<'_>, args: &SiteExtract) -> anyhow::Result<u8> {
+    let opened = context.repository()?;
+    let found = site_text(&opened.repository, &args.snapshot)?;
+    let mut output = Output::new(context.global.json);
+    match &args.output {
+        Some(path) => {
+            let mut file = std::fs::File::create_new(path)
+                .with_context(|| format!("cannot create {}", path.display()))?;
+            file.write_all(found.text.as_bytes())
+                .and_then(|()| file.sync_all())
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        None if output.is_json() => {}
+        None => output.bytes(found.text.as_bytes())?,
+    }
+    if output.is_json() {
+        let fields = json!({
+            "snapshot": found.snapshot,
+            "site_toml": found.text,
+            "fill_in_lines": found.redacted_lines,
+        });
+        output.message("summary", &fields)?;
+    }
+    output.flush()?;
+    if !found.redacted_lines.is_empty() && !context.global.quiet {
+        let lines: Vec<String> = found
+            .redacted_lines
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        progress::warning(&format!(
+            "passwords are never stored: fill in again what is *** in line {}",
+            lines.join(", ")
+        ));
+    }
+    Ok(code(opened.damaged, false))
 }
 
 fn check(context: &Context<'_>) -> anyhow::Result<u8> {

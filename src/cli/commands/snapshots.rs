@@ -1,7 +1,9 @@
 //! `snapshots`.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
+use holdfast::format::id::ObjectHash;
 use holdfast::format::node::Timestamp;
 use holdfast::format::snapshot::{Component, ComponentState, QuietWindow, Record};
 use holdfast::ops::snapshots::{self, Snapshot};
@@ -21,11 +23,16 @@ pub(super) fn run(context: &Context<'_>, args: &Snapshots) -> anyhow::Result<u8>
         damaged = true;
         progress::warning(&error.to_string());
     })?;
+    let superseded = superseded(&all);
     all.retain(|snapshot| is_wanted(&snapshot.record, args));
     let mut output = Output::new(context.global.json);
     if output.is_json() {
         for snapshot in &all {
-            output.message("snapshot", &as_json(snapshot))?;
+            let mut fields = as_json(snapshot);
+            if superseded.contains(&snapshot.id) {
+                fields["superseded"] = true.into();
+            }
+            output.message("snapshot", &fields)?;
         }
         let summary = json!({"snapshots": all.len(), "kdf_ms": opened.repository.kdf_ms()});
         output.message("summary", &summary)?;
@@ -36,7 +43,7 @@ pub(super) fn run(context: &Context<'_>, args: &Snapshots) -> anyhow::Result<u8>
             show_long(&mut output, snapshot)?;
         }
     } else {
-        for line in table(&all).lines() {
+        for line in table(&all, &superseded).lines() {
             output.line(line)?;
         }
     }
@@ -49,7 +56,17 @@ fn is_wanted(record: &Record, args: &Snapshots) -> bool {
         && args.tag.iter().all(|tag| record.tags.contains(tag))
 }
 
-fn table(all: &[Snapshot]) -> Table {
+/// Snapshots whose name means a newer one.
+fn superseded(all: &[Snapshot]) -> HashSet<ObjectHash> {
+    let mut newest = HashSet::new();
+    let older = all.iter().rev().filter(|snapshot| {
+        let name = snapshot.record.name.as_ref();
+        name.is_some_and(|name| !newest.insert(name.clone()))
+    });
+    older.map(|snapshot| snapshot.id).collect()
+}
+
+fn table(all: &[Snapshot], superseded: &HashSet<ObjectHash>) -> Table {
     let mut table = Table::new(&[
         "id",
         "date",
@@ -66,7 +83,10 @@ fn table(all: &[Snapshot]) -> Table {
             snapshot.id.short(),
             output::local_time(record.started),
             record.site.clone(),
-            record.name.clone().unwrap_or_default(),
+            match (&record.name, superseded.contains(&snapshot.id)) {
+                (Some(name), true) => format!("{name} (superseded)"),
+                (name, _) => name.clone().unwrap_or_default(),
+            },
             components(record),
             output::count(record.subtree.files),
             output::bytes(record.subtree.bytes),

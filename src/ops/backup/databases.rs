@@ -74,6 +74,7 @@ fn dump_options(options: &BackupOptions, interrupt: &Interrupt) -> DumpOptions {
     };
     DumpOptions {
         tools,
+        connections_max: options.connections_max,
         stop: StopFlag::new(interrupt.flag()),
         ..DumpOptions::default()
     }

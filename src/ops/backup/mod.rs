@@ -88,8 +88,10 @@ pub struct BackupOptions {
     pub readers: Option<usize>,
     /// Threads that compute; absent: one for each core.
     pub workers: Option<usize>,
-    /// Connections to databases, all together.
+    /// Connections to one cluster that copy rows at a time.
     pub connections: usize,
+    /// All connections to one cluster that may be open at a time; absent: half of what it has free.
+    pub connections_max: Option<usize>,
     /// zstd level; absent: the repository's.
     pub level: Option<i32>,
     /// Make the plain BLAKE3 of every file.
@@ -136,6 +138,7 @@ impl BackupOptions {
             readers: None,
             workers: None,
             connections: 4,
+            connections_max: None,
             level: None,
             content_digest: true,
             follow: engine::FOLLOW,

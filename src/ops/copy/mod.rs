@@ -210,21 +210,53 @@ pub fn copy(
 ) -> Result<CopySummary> {
     let begun = Instant::now();
     refuse_same(source, target)?;
-    let session = SourceSession::open(source)?;
-    let copied = copy_all(
-        source,
-        target,
-        options,
-        stats,
-        interrupt,
-        each,
-        &session.state,
-    );
-    session.end();
-    let mut summary = copied?;
+    // Where nothing is missing, nothing is written, not even a session.
+    let state = source.read_state()?;
+    let mut summary = match nothing_to_copy(source, target, options, &state)? {
+        Some(present) => {
+            for (snapshot, there) in &present {
+                let there = *there;
+                each(CopyEvent::Present { snapshot, there });
+            }
+            let ids = present
+                .iter()
+                .map(|(snapshot, there)| (snapshot.id, *there));
+            CopySummary {
+                present: ids.collect(),
+                ..CopySummary::default()
+            }
+        }
+        None => {
+            let session = SourceSession::open(source)?;
+            let state = session.state.clone();
+            let copied = copy_all(source, target, options, stats, interrupt, each, &state);
+            session.end();
+            copied?
+        }
+    };
     summary.chunks_sent = stats.chunks_new.get();
     summary.elapsed = begun.elapsed();
     Ok(summary)
+}
+
+/// Where each snapshot that is meant is over there, if all of them are.
+fn nothing_to_copy(
+    source: &Repository,
+    target: &Repository,
+    options: &CopyOptions,
+    state: &State,
+) -> Result<Option<Vec<(Snapshot, ObjectHash)>>> {
+    let mut whole = true;
+    let all = snapshots::list(source, state, &mut |_damage| whole = false)?;
+    let mut there = There::default();
+    there.read_on(target, &*target.read_state()?)?;
+    let found = chosen(state, &all, options)?
+        .into_iter()
+        .map(|snapshot| Some((there.find(source, &snapshot)?, snapshot)))
+        .map(|found| found.map(|(there, snapshot)| (snapshot, there)));
+    let found: Option<Vec<(Snapshot, ObjectHash)>> = found.collect();
+    // Damage is told by the copy itself.
+    Ok(found.filter(|_| whole))
 }
 
 fn copy_all(

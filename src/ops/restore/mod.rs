@@ -65,6 +65,9 @@ pub struct RestoreOptions {
     pub in_place: bool,
     /// Which files are restored; all of them unless only a sample is wanted.
     pub sample: Sampling,
+    /// Whether the target holds much else (`/`, say): directories that exist keep their metadata, and nothing that stands in the place of an
+    /// archived directory is replaced.
+    pub amid_others: bool,
     /// Threads; absent: one for each core.
     pub threads: Option<usize>,
 }
@@ -264,6 +267,7 @@ pub fn restore(
         } else {
             Existing::Refuse
         },
+        amid_others: options.amid_others,
     };
     let target =
         RestoreTarget::open(target, target_options).map_err(|e| Error::Message(e.to_string()))?;
@@ -360,7 +364,7 @@ impl Filter {
     }
 }
 
-fn patterns(lines: &[String]) -> Result<Gitignore> {
+pub(crate) fn patterns(lines: &[String]) -> Result<Gitignore> {
     let wrong = |e: ignore::Error| Error::Message(format!("a pattern is not valid: {e}"));
     let mut builder = GitignoreBuilder::new("");
     for line in lines {

@@ -199,6 +199,7 @@ pub fn against(
         ownership: options.ownership,
         special: true,
         existing: Existing::Refuse,
+        amid_others: false,
     };
     let target =
         RestoreTarget::open(directory, target).map_err(|e| Error::Message(e.to_string()))?;

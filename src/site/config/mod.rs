@@ -305,8 +305,10 @@ pub struct LimitsSettings {
     pub readers: Option<u32>,
     /// Threads that compute.
     pub workers: Option<u32>,
-    /// Connections to one database.
+    /// Connections to one cluster that copy at a time.
     pub connections: Option<u32>,
+    /// All connections to one cluster that may be open at a time.
+    pub connections_max: Option<u32>,
     /// Memory for buffers, in bytes.
     pub memory_bytes: Option<u64>,
     /// Bytes a second that are written to the repository, at most.

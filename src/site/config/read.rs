@@ -496,6 +496,7 @@ fn read_limits((table, offset): Found<'_, '_>, faults: &mut Faults) -> LimitsSet
         readers: section.integer("readers", 1, 128),
         workers: section.integer("workers", 1, 1024),
         connections: section.integer("connections", 1, 64),
+        connections_max: section.integer("connections-max", 2, 10_000),
         memory_bytes: section.bytes("memory"),
         rate: section.bytes("rate"),
         low_priority: section.boolean("low-priority", false),

@@ -258,6 +258,10 @@ fn errors_name_line_column_and_the_nearest_key() {
         &["4:7: url in [repository] is not an absolute path and no URL"],
     );
     check(
+        "[replicate]\nsite = \"/x\"\nto = \"backup\"",
+        &["5:6: to in [replicate] is not an absolute path and no URL"],
+    );
+    check(
         "[repository]\nurl = \"/b\"\nkey-file = \"/k\"\npassphrase-file = \"/p\"",
         &[
             "6:19: passphrase-file beside key-file: only one of key-file, passphrase-file, passphrase-command can be used",
@@ -332,6 +336,11 @@ on-failure = "mail -s failed admin"
 [status]
 max-age = "25h"
 
+[replicate]
+to = "/mnt/second/qlik"
+passphrase-command = "vault --token=hunter2 read second"
+site = "/etc/holdfast/second.toml"
+
 [limits]
 rate = "10 MB"
 low-priority = true
@@ -362,6 +371,9 @@ fn what_happens_around_a_run_is_read() {
     assert_eq!(site.relocate[0].statements[0].values, ["x", "5", "true"]);
     assert!(site.restore.safety_backup && site.restore.queries[0].expect.is_none());
     assert_eq!(site.status.max_age.as_secs(), 25 * 3600);
+    let second = site.replicate.as_ref().unwrap();
+    assert_eq!(second.repository.url, "/mnt/second/qlik");
+    assert!(second.repository.key.is_some() && second.site.is_some());
     assert_eq!(site.limits.rate, Some(10_000_000));
     let share = &site.shares[0];
     assert_eq!(share.discovery.as_ref().unwrap().map[0].to, "/mnt/qlik");

@@ -58,7 +58,9 @@ impl RetryPolicy {
         }
     }
 
-    pub(super) fn pause_after(&self, round: u32) -> Duration {
+    /// Returns the pause after a round, counted from 1.
+    #[must_use]
+    pub fn pause_after(&self, round: u32) -> Duration {
         let factor = 2_u32.saturating_pow(round.saturating_sub(1));
         self.pause_first.saturating_mul(factor).min(self.pause_max)
     }

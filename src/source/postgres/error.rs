@@ -216,6 +216,12 @@ impl PgError {
         }
     }
 
+    /// Says whether a server refused because it has no more connections to give: to all, to the role or to the database.
+    #[must_use]
+    pub fn is_connection_limit(&self) -> bool {
+        matches!(self.code(), Some("53300" | "53400"))
+    }
+
     /// Returns the words of the server, where it was a statement that failed.
     #[must_use]
     pub fn server_error(&self) -> Option<&ServerError> {

@@ -68,12 +68,24 @@ impl RestoreTarget {
     /// target itself. `xattrs` are all attributes of the node, whether they stand in it or in a stream.
     pub fn create_directory(&self, path: &[u8], node: &Node, xattrs: &[Xattr]) -> Result<()> {
         if path.is_empty() {
-            return self.remember_directory(path, node, xattrs);
+            return match self.options.amid_others {
+                true => Ok(()),
+                false => self.remember_directory(path, node, xattrs),
+            };
         }
         let place = self.place(path)?;
         let fail = |error| TargetError::new(path, "create this directory", error);
         match rustix::fs::mkdirat(&place.directory, &*place.name, Mode::from(0o700)) {
             Ok(()) => {}
+            Err(Errno::EXIST) if self.options.amid_others => {
+                return match kind_at(&place.directory, &place.name).map_err(fail)? {
+                    Some(FileType::Directory) => Ok(()),
+                    _ => Err(TargetError::item(
+                        path,
+                        "something that is not a directory stands there and stays",
+                    )),
+                };
+            }
             Err(Errno::EXIST) => self.use_existing_directory(path, &place)?,
             Err(error) => return Err(fail(error)),
         }
@@ -134,6 +146,10 @@ impl RestoreTarget {
             return Ok(Created::LeftOut);
         }
         let place = self.place(path)?;
+        if self.options.existing == Existing::Replace && is_link_to(&place, node) {
+            self.apply_to_entry(path, &place, node, xattrs)?;
+            return Ok(Created::Done);
+        }
         let temporary = Place {
             directory: Arc::clone(&place.directory),
             name: temporary_name(),
@@ -301,6 +317,13 @@ impl RestoreTarget {
             .map_err(|error| TargetError::new(path, "open this directory", error))?;
         self.apply(path, fd.as_fd(), node, &node.xattrs)
     }
+}
+
+/// Whether the link that is to be made is there already.
+fn is_link_to(place: &Place, node: &Node) -> bool {
+    node.kind == NodeKind::Symlink
+        && rustix::fs::readlinkat(&place.directory, &*place.name, Vec::new())
+            .is_ok_and(|target| node.target.as_deref() == Some(target.as_bytes()))
 }
 
 /// Removes a temporary entry; one that is gone already is no matter.

@@ -21,6 +21,7 @@ mod beneath;
 mod compare;
 mod create;
 mod file;
+pub mod listing;
 mod spill;
 #[cfg(test)]
 mod tests;
@@ -72,6 +73,9 @@ pub struct RestoreOptions {
     pub special: bool,
     /// What happens to entries that exist.
     pub existing: Existing,
+    /// The target is more than what is restored (`/`, say): directories that exist keep their metadata, and what stands in the place of an
+    /// archived directory stays, also a link to one.
+    pub amid_others: bool,
 }
 
 /// Why something was not restored.

@@ -17,6 +17,7 @@ fn target(directory: &Path, options: RestoreOptions) -> RestoreTarget {
 fn replace() -> RestoreOptions {
     RestoreOptions {
         existing: Existing::Replace,
+        amid_others: false,
         ..RestoreOptions::default()
     }
 }
@@ -479,6 +480,7 @@ fn special_bits_need_the_owner() {
         ownership: Ownership::ByNumber,
         special: true,
         existing: Existing::Replace,
+        amid_others: false,
     };
     let chowning = target(directory.path(), by_number);
     write(&chowning, "foreign", &foreign, b"x").unwrap();

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
+use super::crew::Crew;
 use super::data::qualified;
 use super::error::RestoreError;
 use super::report::Recorder;
@@ -40,8 +41,18 @@ pub(crate) fn analyze(
     drop(session);
     let workers = jobs.clamp(1, waiting.len().max(1));
     let waiting = Mutex::new(waiting);
+    let crew = Crew::new(connector, recorder);
     let work = || -> Result<(), RestoreError> {
-        let mut session = connector.connect(&ConnectOptions::restore())?;
+        let is_work_left = || {
+            !waiting
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .is_empty()
+        };
+        let joined = crew.join(ConnectOptions::restore(), &is_work_left)?;
+        let Some((mut session, _place)) = joined else {
+            return Ok(());
+        };
         loop {
             let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let Some((schema, name)) = next else {

@@ -11,6 +11,7 @@ use std::thread;
 
 use xxhash_rust::xxh3::xxh3_128_with_secret;
 
+use super::crew::Crew;
 use super::data::{LoadedViaRoot, PARTITION_ROOT, column_list, encoding_option, qualified};
 use super::error::RestoreError;
 use super::floats::{FloatColumns, SHORTEST};
@@ -85,9 +86,10 @@ impl Check<'_> {
     pub(crate) fn run(&self) -> Result<CheckReport, RestoreError> {
         let queue = Mutex::new(self.groups()?);
         let report = Mutex::new(CheckReport::default());
+        let crew = Crew::new(self.connector, self.recorder);
         let results: Vec<Result<(), RestoreError>> = thread::scope(|scope| {
             let workers: Vec<_> = (0..self.jobs.max(1))
-                .map(|_| scope.spawn(|| self.work(&queue, &report)))
+                .map(|_| scope.spawn(|| self.work(&crew, &queue, &report)))
                 .collect();
             workers
                 .into_iter()
@@ -141,10 +143,19 @@ impl Check<'_> {
 
     fn work(
         &self,
+        crew: &Crew<'_>,
         queue: &Mutex<Vec<Group<'_>>>,
         report: &Mutex<CheckReport>,
     ) -> Result<(), RestoreError> {
-        let mut session = self.connector.connect(&ConnectOptions::dump())?;
+        let is_work_left = || {
+            !queue
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .is_empty()
+        };
+        let Some((mut session, _place)) = crew.join(ConnectOptions::dump(), &is_work_left)? else {
+            return Ok(());
+        };
         loop {
             let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let Some((object, tables)) = next else {

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::archive::DatabaseArchive;
+use super::crew::Crew;
 use super::error::RestoreError;
 use super::report::{Phase, Recorder, TableReport, is_damage};
 use super::sql::{quote_identifier, quote_literal};
@@ -110,6 +111,14 @@ impl Queue {
         Some(Unit { table, part })
     }
 
+    fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+            && self
+                .parts
+                .iter()
+                .all(|(next, end)| next == end || *next == 0)
+    }
+
     /// Nothing more is handed out: a worker met what ends the restore.
     fn clear(&mut self) {
         self.waiting.clear();
@@ -142,13 +151,13 @@ impl Load<'_> {
     }
 
     /// Loads all rows.
-    pub(crate) fn run(&self) -> Result<LoadedViaRoot, RestoreError> {
+    pub(crate) fn run(&self, crew: &Crew<'_>) -> Result<LoadedViaRoot, RestoreError> {
         self.recorder.report().tables = self.tables().iter().map(table_report).collect();
         let queue = Mutex::new(Queue::new(self.tables()));
         let failed = Mutex::new(Vec::new());
         let results: Vec<Result<(), RestoreError>> = thread::scope(|scope| {
             let work = || {
-                let result = self.work(&queue, &failed);
+                let result = self.work(crew, &queue, &failed);
                 if result.is_err() {
                     queue.lock().unwrap_or_else(PoisonError::into_inner).clear();
                 }
@@ -173,8 +182,22 @@ impl Load<'_> {
         self.connector.connect(&ConnectOptions::restore())
     }
 
-    fn work(&self, queue: &Mutex<Queue>, failed: &Mutex<Vec<Failed>>) -> Result<(), RestoreError> {
-        let mut session = self.session()?;
+    fn work(
+        &self,
+        crew: &Crew<'_>,
+        queue: &Mutex<Queue>,
+        failed: &Mutex<Vec<Failed>>,
+    ) -> Result<(), RestoreError> {
+        let is_work_left = || {
+            !queue
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .is_empty()
+        };
+        let joined = crew.join(ConnectOptions::restore(), &is_work_left)?;
+        let Some((mut session, _place)) = joined else {
+            return Ok(());
+        };
         let mut current = None;
         loop {
             let next = queue
@@ -197,12 +220,14 @@ impl Load<'_> {
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner)
                         .push(Failed { unit, error });
+                    drop(session);
                     session = self.session()?;
                 }
                 // Damage costs the part that it lies in, not the database.
                 Err(RestoreError::Archive(error)) if is_damage(&error) => {
                     self.recorder
                         .damaged(Phase::Data, part_label(table, unit.part), &error)?;
+                    drop(session);
                     session = self.session()?;
                 }
                 Err(error) => return Err(error),
@@ -239,6 +264,7 @@ impl Load<'_> {
                     Err(RestoreError::Archive(error)) if is_damage(&error) => {
                         let object = part_label(table, before.unit.part);
                         self.recorder.damaged(Phase::Data, object, &error)?;
+                        drop(session);
                         session = self.session()?;
                     }
                     Err(RestoreError::Target(error)) if error.server_error().is_some() => {
@@ -246,6 +272,7 @@ impl Load<'_> {
                             unit: before.unit,
                             error,
                         });
+                        drop(session);
                         session = self.session()?;
                     }
                     Err(error) => return Err(error),

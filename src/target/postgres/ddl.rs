@@ -47,7 +47,17 @@ impl DdlSession {
         connector: &Connector,
         settings: &DdlSettings,
     ) -> Result<Self, RestoreError> {
-        let session = connect(connector, settings)?;
+        let session = connector.connect(&ConnectOptions::restore())?;
+        Self::of(session, connector, settings)
+    }
+
+    /// Makes one of a session that is there.
+    pub(crate) fn of(
+        mut session: PgSession,
+        connector: &Connector,
+        settings: &DdlSettings,
+    ) -> Result<Self, RestoreError> {
+        set_up(&mut session, settings)?;
         Ok(Self {
             session,
             connector: connector.clone(),
@@ -55,6 +65,11 @@ impl DdlSession {
             tablespace: None,
             table_am: None,
         })
+    }
+
+    /// Says goodbye and waits until the client has done so.
+    pub(crate) fn close(self) {
+        self.session.close();
     }
 
     pub(crate) fn session(&mut self) -> &mut PgSession {
@@ -100,7 +115,9 @@ impl DdlSession {
 
     /// Settings of the database take effect with a new session, and objects of the archive may need them.
     fn reconnect(&mut self) -> Result<(), RestoreError> {
-        self.session = connect(&self.connector, &self.settings)?;
+        let mut session = self.connector.connect(&ConnectOptions::restore())?;
+        set_up(&mut session, &self.settings)?;
+        self.session = session;
         (self.tablespace, self.table_am) = (None, None);
         Ok(())
     }
@@ -187,8 +204,7 @@ impl DdlSession {
 }
 
 /// The session stays in UTF-8, whatever the encoding of the dump: what is sent is text (see [`statement_text`]).
-fn connect(connector: &Connector, settings: &DdlSettings) -> Result<PgSession, RestoreError> {
-    let mut session = connector.connect(&ConnectOptions::restore())?;
+fn set_up(session: &mut PgSession, settings: &DdlSettings) -> Result<(), RestoreError> {
     let strings = if settings.dump.standard_strings {
         "on"
     } else {
@@ -200,7 +216,7 @@ fn connect(connector: &Connector, settings: &DdlSettings) -> Result<PgSession, R
     if let Ok(search_path) = std::str::from_utf8(&settings.dump.search_path) {
         session.batch_execute(search_path)?;
     }
-    Ok(session)
+    Ok(())
 }
 
 const NOT_TEXT: &str = "the statement is not UTF-8 and cannot be sent to this database; \

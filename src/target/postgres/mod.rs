@@ -14,9 +14,11 @@
 //! | [`target_database`] | the target before: what is there, whether it is empty |
 //! | `ddl`, `data`, `large_objects` | the three kinds of things that are restored |
 //! | [`restore`] | all of it, from globals to the comparison |
+//! | [`refill`] | the rows of some tables, in place |
 //! | [`swap`] | a new database in the place of an old one |
 //! | [`script`], [`directory`] | the same for `psql` and for `pg_restore`, without a server |
 //! | `post_data` | indexes and constraints over several sessions |
+//! | `crew` | sessions side by side, as many as the server gives |
 //! | `analyze` | statistics of what was restored |
 //! | [`check`] | reads rows back and compares |
 //! | [`report`] | what could not be restored, and why |
@@ -24,6 +26,7 @@
 pub(crate) mod analyze;
 pub mod archive;
 pub mod check;
+pub(crate) mod crew;
 pub(crate) mod data;
 pub(crate) mod ddl;
 pub mod directory;
@@ -34,6 +37,7 @@ pub(crate) mod large_objects;
 pub(crate) mod older;
 pub mod plan;
 pub(crate) mod post_data;
+pub mod refill;
 pub mod report;
 pub mod restore;
 pub mod schedule;

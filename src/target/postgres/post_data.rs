@@ -5,12 +5,13 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+use super::crew::Crew;
 use super::ddl::{DdlSession, DdlSettings};
 use super::error::RestoreError;
 use super::plan::Step;
 use super::report::{Phase, Recorder};
 use super::schedule::Schedule;
-use crate::source::postgres::Connector;
+use crate::source::postgres::{ConnectOptions, Connector};
 
 /// The schedule, shared by workers, and whether one of them gave up.
 pub(crate) struct PostData<'a> {
@@ -38,9 +39,10 @@ impl<'a> PostData<'a> {
         jobs: usize,
     ) -> Result<(), RestoreError> {
         let workers = jobs.clamp(1, self.steps.len().max(1));
+        let crew = Crew::new(connector, self.recorder);
         let results: Vec<Result<(), RestoreError>> = thread::scope(|scope| {
             let work = || {
-                let result = self.work(connector, settings);
+                let result = self.work(&crew, settings);
                 if result.is_err() {
                     self.stop();
                 }
@@ -55,8 +57,15 @@ impl<'a> PostData<'a> {
         results.into_iter().collect()
     }
 
-    fn work(&self, connector: &Connector, settings: &DdlSettings) -> Result<(), RestoreError> {
-        let mut session = DdlSession::open(connector, settings)?;
+    fn work(&self, crew: &Crew<'_>, settings: &DdlSettings) -> Result<(), RestoreError> {
+        let is_work_left = || {
+            let guard = self.lock();
+            !guard.1 && !guard.0.is_done()
+        };
+        let Some((session, _place)) = crew.join(ConnectOptions::restore(), &is_work_left)? else {
+            return Ok(());
+        };
+        let mut session = DdlSession::of(session, crew.connector(), settings)?;
         while let Some(n) = self.next_step() {
             session.run(&self.steps[n], Phase::PostData, self.recorder)?;
             self.finished(n);

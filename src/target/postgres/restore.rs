@@ -20,6 +20,7 @@ use std::time::Instant;
 use super::analyze::analyze;
 use super::archive::DatabaseArchive;
 use super::check::Check;
+use super::crew::Crew;
 use super::data::qualified;
 use super::data::{Load, LoadedViaRoot, set_sequences};
 use super::ddl::{DdlSession, DdlSettings, statement_text};
@@ -186,15 +187,18 @@ impl Restore<'_> {
         if self.options.selection.is_all() {
             self.compare_extensions(session.session())?;
         }
+        // Where there are few connections, the others need this one.
+        session.close();
         let via_root = self.data(&connector)?;
         PostData::new(&plan.post_data, self.recorder).run(
             &connector,
             &settings,
             self.options.jobs,
         )?;
-        session.session().ping()?;
+        let mut session = DdlSession::open(&connector, &settings)?;
         self.serial(&mut session, &plan.privileges, Phase::Privileges)?;
         self.serial(&mut session, &plan.last, Phase::Last)?;
+        session.close();
         if !self.options.no_analyze && !self.options.selection.schema_only {
             analyze(
                 &connector,
@@ -208,6 +212,10 @@ impl Restore<'_> {
         if self.mark.is_some() {
             return Ok(finals);
         }
+        if finals.is_empty() {
+            return Ok(finals);
+        }
+        let mut session = DdlSession::open(&connector, &settings)?;
         for last in finals {
             if let Err(error) = session.session().batch_execute(&last.sql) {
                 self.recorder.refused(Phase::Database, last.label, error)?;
@@ -725,9 +733,13 @@ impl Restore<'_> {
             jobs: self.options.jobs,
         };
         let info = self.archive.description();
+        let crew = Crew::new(connector, self.recorder);
         let (loaded, objects) = thread::scope(|scope| {
             let objects = scope.spawn(|| {
-                let mut session = connector.connect(&ConnectOptions::restore())?;
+                let Some((mut session, _place)) = crew.join(ConnectOptions::restore(), &|| true)?
+                else {
+                    return Ok(());
+                };
                 large_objects::restore(
                     self.archive,
                     &mut session,
@@ -735,7 +747,7 @@ impl Restore<'_> {
                     self.recorder,
                 )
             });
-            let loaded = load.run();
+            let loaded = load.run(&crew);
             (
                 loaded,
                 objects.join().expect("a worker that panics is our bug"),

@@ -85,6 +85,11 @@ impl RestoreTarget {
         &self.database
     }
 
+    /// Reaches the database under its own name.
+    pub(crate) fn own_connector(&self) -> Connector {
+        self.connector.with_dbname(&self.database)
+    }
+
     /// Connects to a database of the cluster that is there in any case.
     pub(crate) fn maintenance(&self) -> Result<PgSession, RestoreError> {
         let mut first = None;

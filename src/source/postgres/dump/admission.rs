@@ -32,11 +32,6 @@ pub(super) fn connections_needed(source: &DatabaseSource) -> usize {
     }
 }
 
-/// Says whether a server refuses because it has no more connections to give, to all, to the role or to the database.
-pub(super) fn is_limit(error: &PgError) -> bool {
-    matches!(error.code(), Some("53300" | "53400"))
-}
-
 /// A session, the server that it is with, and what that allows.
 struct First {
     session: PgSession,
@@ -207,7 +202,7 @@ pub(super) fn connect(
     let mut once = source.options.session();
     once.retry = RetryPolicy::once();
     let opened = match connector.connect(&once) {
-        Err(error) if is_limit(&error) => {
+        Err(error) if error.is_connection_limit() => {
             drop(lease);
             return Err(refused(server, &error));
         }
@@ -254,7 +249,7 @@ pub(super) fn with_child<T>(
         let mut probe = source.options.session();
         probe.retry = RetryPolicy::once();
         match connector.connect(&probe) {
-            Err(error) if is_limit(&error) => drop(child),
+            Err(error) if error.is_connection_limit() => drop(child),
             _ => return Err(DumpError::Failed(words)),
         }
         server.budget.refused();

@@ -20,13 +20,18 @@
 //! **Failure**: whatever ends a database early takes its nodes back from the sink; its stored chunks are
 //! garbage that the next run may use.
 //!
-//! **Threads**: one for each connection; each has its own session. A thread waits for the server or for the
-//! sink's budget, never for another thread of the dump.
+//! **Threads**: one for each database, which waits for turns, and one for each connection that copies; each has
+//! its own session. A thread waits for the server, for the sink's budget or for a turn, never for a piece of
+//! another thread. `connections` of each server copy at a time, which bounds the streams that are being cut.
+//!
+//! **Connections**: a snapshot needs an open one. No more than `connections_max` are open to a server, whatever
+//! for (`sixty_databases_never_exceed_the_budget`); databases that do not fit wait for others to end.
 
 mod admission;
 mod budget;
 mod catalog;
 mod cluster;
+mod consistency;
 mod digest;
 mod error;
 mod hold;
@@ -50,9 +55,10 @@ use super::pgtools::ToolPlaces;
 use super::{ConnSettings, ConnectOptions, RetryPolicy, StopFlag};
 
 pub use catalog::conditions;
+pub use consistency::{ClusterConsistency, cluster_consistency};
 pub use digest::{RowDigester, RowSum};
 pub use open::{Database, OpenDatabase, SnapshotFacts, Waiting, open_snapshots, wait_for_schemas};
-pub use outcome::{ClusterConsistency, DatabaseOutcome, cluster_consistency};
+pub use outcome::DatabaseOutcome;
 pub use stream::{StreamOptions, stream_databases};
 
 /// How tables are kept from changing while they are read.

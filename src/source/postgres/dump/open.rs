@@ -259,6 +259,15 @@ impl Database {
         }
     }
 
+    /// Returns what is known of its snapshot, if that is open.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<&SnapshotFacts> {
+        match self {
+            Database::Open(open) => Some(open.snapshot()),
+            Database::Waiting(_) => None,
+        }
+    }
+
     pub(super) fn server(&self) -> &Server {
         match self {
             Database::Open(open) => &open.server,

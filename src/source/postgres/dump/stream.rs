@@ -10,7 +10,6 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::admission;
 use super::budget::{Member, Turn};
 use super::catalog::{self, Table};
 use super::error::DumpError;
@@ -283,7 +282,7 @@ impl Run<'_> {
                 turn.extra = None;
                 let refused = budget.refused();
                 if refused.first {
-                    let limit = match admission::is_limit(&error) {
+                    let limit = match error.is_connection_limit() {
                         true => format!("; {}", self.open.server.limit),
                         false => String::new(),
                     };
