@@ -160,6 +160,11 @@ impl<'a> AtRest<'a> {
         }
     }
 
+    /// Says whether there is a quiet window.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.quiet.is_some()
+    }
+
     /// Starts the site.
     pub(super) fn start(&mut self) {
         if let Some(quiet) = &mut self.quiet {

@@ -155,6 +155,10 @@ fn take_at_rest(
     }
     trees.extend(options.paths.iter().map(|path| path_tree(path, options)));
     take_trees(engine, options, &mut trees, rest, taken)?;
+    // A site that starts may alter its tables first of all.
+    if let (true, Some(databases)) = (rest.is_quiet(), open) {
+        databases::finish_schemas(engine, databases)?;
+    }
     Ok(later)
 }
 

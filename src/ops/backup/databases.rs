@@ -13,7 +13,7 @@ use crate::site::redact_conninfo;
 use crate::source::SourceError;
 use crate::source::postgres::dump::{
     Database, DatabaseOutcome, DatabaseSource, DumpOptions, Locks, RowDigester, StreamOptions,
-    cluster_consistency, open_snapshots, stream_databases,
+    cluster_consistency, open_snapshots, stream_databases, wait_for_schemas,
 };
 use crate::source::postgres::pgtools::ToolPlaces;
 use crate::source::postgres::{ConnInfo, ConnSettings, StopFlag};
@@ -192,6 +192,28 @@ pub(super) fn open(engine: &Engine, options: &BackupOptions) -> Result<Open> {
         }
     }
     Ok(all)
+}
+
+/// Waits until the schemas of the opened databases are dumped, so that nobody's change of a definition matters any more
+/// while the rows wait for their turn.
+pub(super) fn finish_schemas(engine: &Engine, open: &mut Open) -> Result<()> {
+    let mut places = Vec::new();
+    let mut databases = Vec::new();
+    for (component, base, database) in open.open.drain(..) {
+        places.push((component, base));
+        databases.push(Ok(database));
+    }
+    for (slot, (component, base)) in wait_for_schemas(databases).into_iter().zip(places) {
+        match slot {
+            Ok(database) => open.open.push((component, base, database)),
+            Err(SourceError::Component(message)) => {
+                let failed = fail(engine, component, &base, message)?;
+                open.failed.push(failed);
+            }
+            Err(SourceError::Run(e)) => return Err(e),
+        }
+    }
+    Ok(())
 }
 
 /// Fails a component whose place in the tree belongs to another.

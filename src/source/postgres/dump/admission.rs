@@ -156,7 +156,7 @@ fn new_server(sources: &[DatabaseSource], leader: usize, first: &First) -> Arc<S
     })
 }
 
-fn too_many(server: &Server) -> String {
+pub(super) fn too_many(server: &Server) -> String {
     format!(
         "there may be {} connections: {}",
         server.budget.limit(),

@@ -139,13 +139,20 @@ pub(super) fn table_names(
     session: &mut PgSession,
     exclusions: Exclusions<'_>,
 ) -> Result<Vec<Table>, DumpError> {
-    read_tables(session, exclusions, &mut Vec::new())
+    read_tables(session, exclusions, Sizes::Unasked, &mut Vec::new())
+}
+
+/// Whether the sizes of tables are asked for, which waits for each table that others lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sizes {
+    Asked,
+    Unasked,
 }
 
 fn read_all(session: &mut PgSession, exclusions: Exclusions<'_>) -> Result<Catalog, DumpError> {
     let mut catalog = Catalog::default();
     read_database(session, &mut catalog)?;
-    catalog.tables = read_tables(session, exclusions, &mut catalog.not_included)?;
+    catalog.tables = read_tables(session, exclusions, Sizes::Asked, &mut catalog.not_included)?;
     catalog.sequences = read_sequences(session, exclusions, &mut catalog.not_included)?;
     let sql = format!(
         "SELECT (oid::bigint / {RANGE_OIDS}) * {RANGE_OIDS}, count(*) FROM pg_catalog.pg_largeobject_metadata GROUP BY 1 ORDER BY 1"
@@ -168,6 +175,12 @@ fn read_all(session: &mut PgSession, exclusions: Exclusions<'_>) -> Result<Catal
         ));
     }
     Ok(catalog)
+}
+
+/// Reads the encoding of the database.
+pub(super) fn encoding(session: &mut PgSession) -> Result<String, PgError> {
+    let found = rows(session, "SELECT pg_catalog.getdatabaseencoding()")?;
+    Ok(found.first().map(|row| text(row, 0)).unwrap_or_default())
 }
 
 fn read_database(session: &mut PgSession, catalog: &mut Catalog) -> Result<(), DumpError> {
@@ -252,7 +265,11 @@ fn unsafe_partitions(version_num: u32) -> String {
     )
 }
 
-fn tables_query(version_num: u32, exclusions: Exclusions<'_>) -> String {
+fn tables_query(version_num: u32, exclusions: Exclusions<'_>, sizes: Sizes) -> String {
+    let size = match sizes {
+        Sizes::Asked => "coalesce(pg_catalog.pg_relation_size(c.oid), 0)",
+        Sizes::Unasked => "0::bigint",
+    };
     let generated = if version_num >= 120_000 {
         " AND a.attgenerated = ''"
     } else {
@@ -268,8 +285,7 @@ fn tables_query(version_num: u32, exclusions: Exclusions<'_>) -> String {
     };
     format!(
         "WITH RECURSIVE {EXTENSION_MEMBERS}, {unsafe_partitions} \
-         SELECT c.oid, n.nspname, c.relname, c.relfilenode, coalesce(pg_catalog.pg_relation_size(c.oid), 0), \
-         coalesce(pg_catalog.pg_relation_size(c.oid), 0) / pg_catalog.current_setting('block_size')::bigint, \
+         SELECT c.oid, n.nspname, c.relname, c.relfilenode, {size}, {size} / pg_catalog.current_setting('block_size')::bigint, \
          c.relpersistence, {method}, cfg.cond, \
          (SELECT pg_catalog.array_to_json(pg_catalog.array_agg(a.attname::text ORDER BY a.attnum)) FROM pg_catalog.pg_attribute a \
           WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped{generated}), \
@@ -292,12 +308,13 @@ fn tables_query(version_num: u32, exclusions: Exclusions<'_>) -> String {
 fn read_tables(
     session: &mut PgSession,
     exclusions: Exclusions<'_>,
+    sizes: Sizes,
     not_included: &mut Vec<String>,
 ) -> Result<Vec<Table>, DumpError> {
     let version_num = session.version_num();
     let standby = session.facts().in_recovery;
     let mut tables = Vec::new();
-    for row in rows(session, &tables_query(version_num, exclusions))? {
+    for row in rows(session, &tables_query(version_num, exclusions, sizes))? {
         let (schema, name) = (text(&row, 1), text(&row, 2));
         if standby && row.get(6) == Some("u") {
             not_included.push(format!(
@@ -431,7 +448,7 @@ mod tests {
             unlogged: false,
         };
         let check = |version: u32, words: &[(&str, bool)]| {
-            let sql = tables_query(version, none);
+            let sql = tables_query(version, none, Sizes::Asked);
             for (word, expected) in words {
                 assert_eq!(sql.contains(word), *expected, "{version} {word}");
             }

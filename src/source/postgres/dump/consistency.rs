@@ -1,7 +1,7 @@
 //! Whether the snapshots of a cluster's databases agree.
 
 use super::open::SnapshotFacts;
-use super::stream::DatabaseOutcome;
+use super::outcome::DatabaseOutcome;
 
 /// How the databases of one cluster fit together.
 #[derive(Clone, Debug, PartialEq, Eq)]

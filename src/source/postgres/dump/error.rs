@@ -11,6 +11,8 @@ use crate::source::postgres::{PgError, replay};
 pub(super) enum DumpError {
     /// A definition changed under the snapshot; a new snapshot may do.
     Restart(String),
+    /// Others queue up for the tables that are to be held; in another moment they may not.
+    Queue(String),
     /// The replay of a standby ended a statement; the database may pass when it is begun again.
     Replay(String),
     /// There is no connection for it now; the words name the limit.
@@ -26,6 +28,7 @@ impl DumpError {
     pub(super) fn context(self, what: &str) -> Self {
         match self {
             DumpError::Restart(reason) => DumpError::Restart(format!("{what}: {reason}")),
+            DumpError::Queue(reason) => DumpError::Queue(format!("{what}: {reason}")),
             DumpError::Replay(reason) => DumpError::Replay(format!("{what}: {reason}")),
             DumpError::NoConnection(reason) => DumpError::NoConnection(format!("{what}: {reason}")),
             DumpError::Failed(reason) => DumpError::Failed(format!("{what}: {reason}")),
@@ -36,6 +39,7 @@ impl DumpError {
     pub(super) fn into_source(self) -> SourceError {
         match self {
             DumpError::Restart(reason)
+            | DumpError::Queue(reason)
             | DumpError::Replay(reason)
             | DumpError::NoConnection(reason)
             | DumpError::Failed(reason) => SourceError::Component(reason),

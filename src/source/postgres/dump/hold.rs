@@ -3,7 +3,14 @@
 //! It keeps every definition as it is, and makes whoever wants to change one wait; everybody who comes
 //! behind that waits too. That is why it is not the default. The locks belong to a session of their own,
 //! which takes the snapshot over and can read any table, also one whose lock others queue up for.
+//!
+//! A database whose definitions change faster than it can be read without held locks gets them for its last
+//! attempt ([`lock_all_now`]), if the server has room for that many and gives them soon.
 
+use std::thread;
+use std::time::Duration;
+
+use super::budget::Lease;
 use super::catalog::{self, Exclusions, number, rows};
 use super::error::DumpError;
 use super::{DumpOptions, parts};
@@ -11,11 +18,16 @@ use crate::source::postgres::{ConnectOptions, PgError, PgSession};
 
 const TABLES_PER_STATEMENT: usize = 200;
 const ROUNDS_MAX: u32 = 5;
+/// How long a lock is waited for by who has not asked for held ones, and how often.
+const WAIT_SHORT: Duration = Duration::from_secs(1);
+const TRIES_SHORT: u32 = 5;
 
 /// The session that holds the locks.
 #[derive(Debug)]
 pub(super) struct Holder {
     pub(super) session: PgSession,
+    /// Its place among the connections, where the database's own does not count it.
+    pub(super) _lease: Option<Lease>,
 }
 
 impl Holder {
@@ -29,14 +41,41 @@ impl Holder {
     }
 }
 
-/// Locks all tables of a database; the set is looked at again until it has not changed under the locks.
+/// Locks all tables of a database, waiting for each as long as the options allow.
 pub(super) fn lock_all(
     side: &mut PgSession,
     exclusions: Exclusions<'_>,
     options: &DumpOptions,
 ) -> Result<Holder, DumpError> {
+    lock_within(side, exclusions, options, options.lock_wait)
+}
+
+/// Locks all tables of a database that did not ask for it: nobody waits for long behind a lock that waits itself.
+pub(super) fn lock_all_now(
+    side: &mut PgSession,
+    exclusions: Exclusions<'_>,
+    options: &DumpOptions,
+) -> Result<Holder, DumpError> {
+    let wait = WAIT_SHORT.min(options.lock_wait);
+    let mut tries = 1;
+    loop {
+        match lock_within(side, exclusions, options, wait) {
+            Err(DumpError::Queue(_) | DumpError::Restart(_)) if tries < TRIES_SHORT => tries += 1,
+            other => return other,
+        }
+        thread::sleep(WAIT_SHORT / 10);
+    }
+}
+
+/// Locks all tables; the set is looked at again until it has not changed under the locks.
+fn lock_within(
+    side: &mut PgSession,
+    exclusions: Exclusions<'_>,
+    options: &DumpOptions,
+    wait: Duration,
+) -> Result<Holder, DumpError> {
     let connect = ConnectOptions {
-        lock_timeout: Some(options.lock_wait),
+        lock_timeout: Some(wait),
         ..options.session()
     };
     let mut session = side.connector().connect(&connect)?;
@@ -50,7 +89,10 @@ pub(super) fn lock_all(
             .filter(|name| locked.binary_search(name).is_err())
             .collect();
         if missing.is_empty() {
-            return Ok(Holder { session });
+            return Ok(Holder {
+                session,
+                _lease: None,
+            });
         }
         check_capacity(side, locked.len() + missing.len())?;
         for batch in missing.chunks(TABLES_PER_STATEMENT) {
@@ -60,7 +102,7 @@ pub(super) fn lock_all(
                     "LOCK TABLE {} IN ACCESS SHARE MODE",
                     list.join(", ")
                 ))
-                .map_err(|error| refused(&error))?;
+                .map_err(|error| refused(&error, wait < options.lock_wait))?;
         }
         locked.extend(missing);
         locked.sort();
@@ -71,9 +113,11 @@ pub(super) fn lock_all(
 }
 
 /// Says what a refused lock means. A table that was dropped between the look and the lock is a changed definition.
-fn refused(error: &PgError) -> DumpError {
+fn refused(error: &PgError, again: bool) -> DumpError {
     let advice = match error.code() {
         Some("42P01") => return DumpError::Restart(error.to_string()),
+        // Not gotten soon, or given up to let somebody else go on.
+        Some("55P03" | "40P01") if again => return DumpError::Queue(error.to_string()),
         Some("53200") => {
             "; the lock table of the server is full: raise max_locks_per_transaction or use locks = \"optimistic\""
         }

@@ -8,8 +8,13 @@
 //! 1. A database is archived whole or not at all (`a_failed_database_leaves_nothing`).
 //! 2. Every part of a table is read under a lock, and only if the table is still the one of the snapshot;
 //!    else the database is begun again, at most three times (`truncate_and_alter_start_the_database_again`).
-//! 3. No lock on a table outlives one part, but those of `pg_dump` while it runs and those of
-//!    `locks = "hold"` (`nobody_waits_for_more_than_one_part`).
+//!    `pg_dump` runs meanwhile; what it read fits the rows, or the database is begun again too
+//!    (`a_table_that_is_copied_and_renamed_before_pg_dump_comes_to_it_starts_the_database_again`).
+//! 3. No lock on a table outlives one part, but those of `pg_dump` while it runs, those of `locks = "hold"`
+//!    (`nobody_waits_for_more_than_one_part`), and those of the last attempt: definitions that change faster than
+//!    a database can be read wait once, rather than that there is no backup
+//!    (`the_last_attempt_at_a_database_that_is_altered_all_the_time_holds_its_tables`). It goes without where the
+//!    lock table of the server has no room for them.
 //! 4. The digest of a table does not depend on its parts (`big_tables_are_read_in_ranges`).
 //!
 //! **Failure**: whatever ends a database early takes its nodes back from the sink; its stored chunks are
@@ -36,6 +41,8 @@ mod limits;
 mod names;
 mod open;
 mod order;
+mod outcome;
+mod part_lock;
 mod parts;
 mod pattern;
 mod schema;
@@ -50,13 +57,15 @@ use super::{ConnSettings, ConnectOptions, RetryPolicy, StopFlag};
 pub use catalog::conditions;
 pub use consistency::{ClusterConsistency, cluster_consistency};
 pub use digest::{RowDigester, RowSum};
-pub use open::{Database, OpenDatabase, SnapshotFacts, Waiting, open_snapshots};
-pub use stream::{DatabaseOutcome, StreamOptions, stream_databases};
+pub use open::{Database, OpenDatabase, SnapshotFacts, Waiting, open_snapshots, wait_for_schemas};
+pub use outcome::DatabaseOutcome;
+pub use stream::{StreamOptions, stream_databases};
 
 /// How tables are kept from changing while they are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Locks {
-    /// Each table part is locked while it is read; a changed definition starts the database again.
+    /// Each table part is locked while it is read; a changed definition starts the database again, the third time
+    /// with all tables locked.
     #[default]
     Optimistic,
     /// All tables are locked from before the snapshot until the end.

@@ -5,8 +5,12 @@
 //! each other as if one snapshot covered them. Where others write all the time, the attempt is repeated;
 //! what remains is a spread in milliseconds, which the archive states.
 //!
-//! Steps of one database: connect, `BEGIN` and export (with its cluster), catalog, sequences, `pg_dump`. The
-//! transaction then stays open, without locks on tables, until the rows are copied.
+//! Steps of one database: connect, `BEGIN` and export (with its cluster), catalog, sequences. `pg_dump` starts
+//! beside them and runs beside what follows; who needs its end first has [`wait_for_schemas`]. The transaction
+//! stays open, without locks on tables, until the rows are copied.
+//!
+//! A database that definitions change under is begun again. The last time all its tables are locked as for
+//! `locks = "hold"`, if the server has room for that and others leave a moment for it; the outcome says so.
 //!
 //! Each open snapshot is a connection. Where a cluster has more databases than it may have connections
 //! ([`super::budget`]), the rest wait: their snapshots are taken one by one when others are done, and the
@@ -23,7 +27,7 @@ use super::cluster::{Cluster, Clusters, Server};
 use super::error::DumpError;
 use super::hold::{self, Holder};
 use super::limits::Allowed;
-use super::schema::{self, Output, SchemaRequest};
+use super::schema::{SchemaDump, SchemaRequest};
 use super::{DatabaseSource, Locks, admission};
 use crate::error::Error;
 use crate::source::SourceError;
@@ -34,6 +38,8 @@ use crate::source::postgres::{ConnectOptions, Connector, PgError, PgSession, Ret
 const AGREEMENT_TRIES: u32 = 20;
 /// How often one database is begun again because its definitions changed meanwhile.
 pub(super) const RESTARTS_MAX: u32 = 3;
+/// How often it is begun again, with all tables held, because others queued up before `pg_dump` had its locks.
+const QUEUES_MAX: u32 = 20;
 /// How often one database is begun again because the replay of a standby ended it: the next time is hardly better.
 const REPLAYS_MAX: u32 = 1;
 /// Children that dump schemas at a time.
@@ -60,7 +66,8 @@ pub struct SnapshotFacts {
 pub(super) struct Prepared {
     pub(super) snapshot: SnapshotFacts,
     pub(super) catalog: Catalog,
-    pub(super) schema: Output,
+    /// Taken by the attempt that copies the rows.
+    pub(super) schema: Option<SchemaDump>,
     pub(super) holder: Option<Holder>,
 }
 
@@ -86,12 +93,18 @@ pub struct OpenDatabase {
 }
 
 /// Which reasons to begin a database again have been used up.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Again {
     /// Because definitions changed.
     pub(super) restarts: u32,
     /// Because the replay of a standby ended a statement.
     pub(super) replays: u32,
+    /// Because others queued up behind the held locks.
+    queues: u32,
+    /// Whether the tables are held although nobody asked for it.
+    pub(super) held: bool,
+    /// Why they could not be.
+    not_held: Option<String>,
 }
 
 impl Again {
@@ -102,10 +115,16 @@ impl Again {
                 self.restarts += 1;
                 (reason, self.restarts)
             }
+            // What is not a table is not held: it may still change before pg_dump comes to it.
+            DumpError::Restart(reason) if self.held && self.queues < QUEUES_MAX => {
+                self.queue(reason)
+            }
+            DumpError::Queue(reason) if self.queues < QUEUES_MAX => self.queue(reason),
             DumpError::Replay(reason) if self.replays < REPLAYS_MAX => {
                 self.replays += 1;
                 (reason, self.replays)
             }
+            DumpError::Restart(reason) => return Err(DumpError::Restart(self.farewell(&reason))),
             error => return Err(error),
         };
         tracing::warn!(
@@ -115,6 +134,47 @@ impl Again {
             "beginning again with a new snapshot"
         );
         Ok(())
+    }
+
+    /// Counts a time that others were in the way, and waits a little, never twice as long.
+    fn queue(&mut self, reason: String) -> (String, u32) {
+        self.queues += 1;
+        thread::sleep(Duration::from_millis(u64::from(self.queues * 37 % 100)));
+        (reason, self.queues)
+    }
+
+    fn farewell(&self, reason: &str) -> String {
+        let why = match &self.not_held {
+            Some(why) => format!(", the last time without held locks: {why}"),
+            None => String::new(),
+        };
+        format!("{reason} (begun again {} times{why})", self.restarts)
+    }
+
+    /// Says whether there is no further time, so that this one must do.
+    fn is_last(&self) -> bool {
+        self.restarts == RESTARTS_MAX
+    }
+
+    /// Says what a person should know of a database that was begun again.
+    pub(super) fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if self.restarts > 0 {
+            let times = self.restarts;
+            notes.push(format!(
+                "begun again {times} times, because definitions changed meanwhile"
+            ));
+        }
+        if self.held {
+            notes.push(
+                "all tables were locked until the end of this dump (as with locks = \"hold\"), because definitions changed in every attempt without"
+                    .to_owned(),
+            );
+        }
+        if self.replays > 0 {
+            notes.push("begun again, because the replay of the standby ended it once".to_owned());
+        }
+        notes
     }
 }
 
@@ -249,7 +309,7 @@ pub struct Waiting {
     pub(super) reason: String,
 }
 
-/// Opens the snapshots of all databases together and dumps their schemas. A database that fails is an error
+/// Opens the snapshots of all databases together and begins to dump their schemas. A database that fails is an error
 /// in its place; the others go on. The open transactions are pinged until they are streamed or dropped.
 pub fn open_snapshots(sources: &[DatabaseSource]) -> Vec<Result<Database, SourceError>> {
     let clusters = Arc::new(Clusters::default());
@@ -282,6 +342,25 @@ pub fn open_snapshots(sources: &[DatabaseSource]) -> Vec<Result<Database, Source
         .collect();
     keep_alive(opened.iter().flatten());
     opened
+}
+
+/// Waits until the schemas of all open databases are dumped: from then on others may change any definition but those
+/// of the tables. A database whose schema fails is begun again as always, which gives it a snapshot of its own, or is
+/// an error in its place.
+pub fn wait_for_schemas(
+    databases: Vec<Result<Database, SourceError>>,
+) -> Vec<Result<Database, SourceError>> {
+    in_parallel(databases, CHILDREN_AT_ONCE, |slot| {
+        let mut database = slot?;
+        while let Database::Open(open) = &mut database {
+            let schema = open.prepared.schema.as_mut();
+            match schema.map_or(Ok(()), SchemaDump::wait) {
+                Ok(()) => break,
+                Err(error) => begin_again(open, error).map_err(DumpError::into_source)?,
+            }
+        }
+        Ok(database)
+    })
 }
 
 fn keep_alive<'a>(databases: impl Iterator<Item = &'a Database>) {
@@ -328,7 +407,9 @@ pub(super) fn open_late(waiting: &Waiting, is_stopped: &dyn Fn() -> bool) -> Slo
     }
 }
 
-fn prepared(source: &DatabaseSource, mut opening: Opening) -> Slot<(Opening, Prepared)> {
+type PreparedAgain = (Prepared, Again);
+
+fn prepared(source: &DatabaseSource, mut opening: Opening) -> Slot<(Opening, PreparedAgain)> {
     let prepared = prepare_with_restarts(source, &mut opening)?;
     Ok((opening, prepared))
 }
@@ -336,7 +417,7 @@ fn prepared(source: &DatabaseSource, mut opening: Opening) -> Slot<(Opening, Pre
 fn assembled(
     source: &DatabaseSource,
     mut opening: Opening,
-    prepared: Prepared,
+    (prepared, again): PreparedAgain,
     clusters: &Clusters,
 ) -> OpenDatabase {
     let hidden = &prepared.catalog.hidden;
@@ -354,7 +435,7 @@ fn assembled(
         session: Arc::new(Mutex::new(opening.session)),
         cluster,
         prepared,
-        again: Again::default(),
+        again,
         server: opening.server,
         _lease: opening.lease,
         allowed: opening.allowed,
@@ -535,23 +616,22 @@ fn pause_replay(sources: &[DatabaseSource], openings: &mut [Slot<Opening>]) {
     }
 }
 
-/// Reads catalog and schema in an open snapshot; where definitions changed meanwhile, in a new one.
-fn prepare_with_restarts(source: &DatabaseSource, opening: &mut Opening) -> Slot<Prepared> {
+/// Reads the catalog in an open snapshot; where definitions changed meanwhile, in a new one.
+fn prepare_with_restarts(source: &DatabaseSource, opening: &mut Opening) -> Slot<PreparedAgain> {
     let mut again = Again::default();
-    let mut result = prepare(source, opening);
+    let place = (Arc::clone(&opening.server), opening.allowed.clone());
+    let (snapshot, holder) = (opening.snapshot.clone(), opening.holder.take());
+    let mut result = prepare(source, &mut opening.session, &place, snapshot, holder);
     loop {
         let error = match result {
-            Ok(prepared) => return Ok(prepared),
+            Ok(prepared) => return Ok((prepared, again)),
             Err(error) => error,
         };
         let connector = opening.session.connector();
         again
             .allow(&source.name, error)
             .map_err(|error| explained(source, &connector, error))?;
-        result = renew(source, &mut opening.session, &mut opening.holder).and_then(|snapshot| {
-            opening.snapshot = snapshot;
-            prepare(source, opening)
-        });
+        result = renew(source, &mut opening.session, &place, &mut again);
     }
 }
 
@@ -570,68 +650,111 @@ fn explained(source: &DatabaseSource, connector: &Connector, error: DumpError) -
     DumpError::Failed(replay::explain(&words, settings.ok().as_deref()))
 }
 
-/// Ends the transaction and opens a new snapshot, in a new session where the old one is gone.
+/// Ends the transaction and prepares the database in a new snapshot, in a new session where the old one is gone.
 fn renew(
     source: &DatabaseSource,
     session: &mut PgSession,
-    holder: &mut Option<Holder>,
-) -> Slot<SnapshotFacts> {
+    place: &Place,
+    again: &mut Again,
+) -> Slot<Prepared> {
     if session.batch_execute("ROLLBACK").is_err() {
         *session = session.connector().connect(&source.options.session())?;
     }
-    if source.options.locks == Locks::Hold {
-        *holder = None;
-        // Outside of a transaction, so that each look at the catalog sees what is new.
-        *holder = Some(hold::lock_all(
-            session,
-            exclusions(source),
-            &source.options,
-        )?);
-    }
+    // Outside of a transaction, so that each look at the catalog sees what is new.
+    let mut holder = hold_again(source, session, &place.0, again)?;
     session.batch_execute(BEGIN)?;
     let snapshot = take(session)?;
-    if let Some(holder) = holder {
+    if let Some(holder) = &mut holder {
         holder.import(&snapshot.exported)?;
     }
-    Ok(snapshot)
+    prepare(source, session, place, snapshot, holder)
 }
 
-fn prepare(source: &DatabaseSource, opening: &mut Opening) -> Slot<Prepared> {
-    let session = &mut opening.session;
-    let catalog = catalog::read(session, exclusions(source))?;
-    let schema = dump_schema(
-        source,
-        session,
-        (&opening.server, opening.allowed.as_ref()),
-        &opening.snapshot,
-        &catalog,
-    )?;
-    Ok(Prepared {
-        snapshot: opening.snapshot.clone(),
-        catalog,
-        schema,
-        holder: opening.holder.take(),
-    })
-}
-
-fn dump_schema(
+/// Locks all tables where that was asked for, and for the last attempt if it can be had.
+fn hold_again(
     source: &DatabaseSource,
-    session: &PgSession,
-    (server, allowed): (&Server, Option<&Allowed>),
-    snapshot: &SnapshotFacts,
-    catalog: &Catalog,
-) -> Slot<Output> {
-    let connector = session.connector();
-    let request = SchemaRequest {
-        connector: &connector,
-        version_num: session.version_num(),
-        snapshot: &snapshot.exported,
-        standby: session.facts().in_recovery,
-        encoding: &catalog.encoding,
-        options: &source.options,
+    session: &mut PgSession,
+    server: &Server,
+    again: &mut Again,
+) -> Slot<Option<Holder>> {
+    let exclusions = exclusions(source);
+    if source.options.locks == Locks::Hold {
+        return hold::lock_all(session, exclusions, &source.options).map(Some);
+    }
+    again.held = false;
+    if !again.is_last() {
+        return Ok(None);
+    }
+    let locked = match server.budget.try_admit(1) {
+        Some(lease) => {
+            hold::lock_all_now(session, exclusions, &source.options).map(|holder| Holder {
+                _lease: Some(lease),
+                ..holder
+            })
+        }
+        None => Err(DumpError::Failed(admission::too_many(server))),
     };
-    admission::with_child(source, server, &connector, allowed, || {
-        schema::dump_schema(&request)
+    match locked {
+        Ok(holder) => {
+            again.held = true;
+            Ok(Some(holder))
+        }
+        Err(DumpError::Run(error)) => Err(DumpError::Run(error)),
+        Err(
+            DumpError::Failed(why)
+            | DumpError::Restart(why)
+            | DumpError::Queue(why)
+            | DumpError::Replay(why)
+            | DumpError::NoConnection(why),
+        ) => {
+            tracing::warn!(database = %source.name, why, "the last attempt goes without held locks");
+            again.not_held = Some(why);
+            Ok(None)
+        }
+    }
+}
+
+/// The server of a database, and what the database itself allows there.
+type Place = (Arc<Server>, Option<Allowed>);
+
+/// Reads the catalog and starts to dump the schema. Where all tables are held the schema comes first: an ALTER
+/// that waits for them lets `pg_dump` not pass, and then a new attempt costs least.
+fn prepare(
+    source: &DatabaseSource,
+    session: &mut PgSession,
+    (server, allowed): &Place,
+    snapshot: SnapshotFacts,
+    mut holder: Option<Holder>,
+) -> Slot<Prepared> {
+    let encoding = catalog::encoding(session)?;
+    let request = SchemaRequest {
+        connector: session.connector(),
+        version_num: session.version_num(),
+        snapshot: snapshot.exported.clone(),
+        standby: session.facts().in_recovery,
+        encoding,
+        held: holder.is_some(),
+        source: source.clone(),
+    };
+    let mut schema = SchemaDump::start(request, Arc::clone(server), allowed.clone())?;
+    // The size of a table is asked for under its lock, and whoever waits for the held locks would not let another session pass.
+    let reader = match &mut holder {
+        Some(holder) => &mut holder.session,
+        None => session,
+    };
+    let catalog = catalog::read(reader, exclusions(source))?;
+    // Where databases share the connections of a server, one that finds none for its child can wait for the others only before it has begun.
+    let shared = server
+        .budget
+        .is_shared(admission::connections_needed(source));
+    if holder.is_some() || shared {
+        schema.wait()?;
+    }
+    Ok(Prepared {
+        snapshot,
+        catalog,
+        schema: Some(schema),
+        holder,
     })
 }
 
@@ -651,22 +774,11 @@ pub(super) fn begin_again(open: &mut OpenDatabase, error: DumpError) -> Slot<()>
 }
 
 fn reopen(open: &mut OpenDatabase) -> Slot<()> {
+    // Its child reads in the snapshot that ends here.
+    open.prepared.schema = None;
+    open.prepared.holder = None;
+    let place = (Arc::clone(&open.server), open.allowed.clone());
     let mut session = open.session.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut holder = None;
-    let snapshot = renew(&open.source, &mut session, &mut holder)?;
-    let catalog = catalog::read(&mut session, exclusions(&open.source))?;
-    let schema = dump_schema(
-        &open.source,
-        &session,
-        (&open.server, open.allowed.as_ref()),
-        &snapshot,
-        &catalog,
-    )?;
-    open.prepared = Prepared {
-        snapshot,
-        catalog,
-        schema,
-        holder,
-    };
+    open.prepared = renew(&open.source, &mut session, &place, &mut open.again)?;
     Ok(())
 }

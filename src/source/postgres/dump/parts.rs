@@ -101,31 +101,74 @@ pub(super) fn relation(table: &Table) -> String {
     format!("{}.{}", identifier(&table.schema), identifier(&table.name))
 }
 
-/// Writes the statements that lock a table for one part and ask whether it is still the one of the snapshot:
-/// same file, same names. The catalog is read as of the snapshot, the two functions look at what is now.
-pub(super) fn lock_and_check(table: &Table, version_num: u32) -> String {
-    let names = if version_num >= ADDRESS_SINCE {
+/// Writes the condition that a table still has its names: the catalog is read as of the snapshot, the function looks
+/// at what is now. The arguments are SQL for its oid, its schema and its name.
+fn names_condition(version_num: u32, oid: &str, schema: &str, name: &str) -> String {
+    if version_num >= ADDRESS_SINCE {
         format!(
-            " AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_attribute a WHERE a.attrelid = {oid} AND a.attnum > 0 AND NOT a.attisdropped \
+            "NOT EXISTS (SELECT 1 FROM pg_catalog.pg_attribute a WHERE a.attrelid = {oid} AND a.attnum > 0 AND NOT a.attisdropped \
              AND (pg_catalog.pg_identify_object_as_address({PG_CLASS_OID}, {oid}, a.attnum)).object_names \
-             IS DISTINCT FROM ARRAY[{}, {}, a.attname::text])",
-            literal(&table.schema),
-            literal(&table.name),
-            oid = table.oid,
+             IS DISTINCT FROM ARRAY[{schema}, {name}, a.attname::text])"
         )
     } else {
         format!(
-            " AND {}::pg_catalog.regclass::pg_catalog.oid = {}",
-            literal(&relation(table)),
-            table.oid
+            "(pg_catalog.quote_ident({schema}) || '.' || pg_catalog.quote_ident({name}))::pg_catalog.regclass::pg_catalog.oid = {oid}"
+        )
+    }
+}
+
+/// The name of the statement that [`prepare_check`] makes.
+pub(super) const CHECK: &str = "holdfast_check";
+
+/// Writes the statement that prepares the question for each part, whether its table is still the one of the snapshot:
+/// same file, same names. Planning it anew for each table costs more than its answer.
+pub(super) fn prepare_check(version_num: u32) -> String {
+    format!(
+        "PREPARE {CHECK} (pg_catalog.oid, pg_catalog.text, pg_catalog.text, pg_catalog.oid) AS \
+         SELECT coalesce(pg_catalog.pg_relation_filenode($1), 0) = $4 AND {}",
+        names_condition(version_num, "$1", "$2", "$3")
+    )
+}
+
+/// Writes the statements that lock a table for one part and ask the prepared question.
+pub(super) fn lock_and_check(table: &Table) -> String {
+    format!(
+        "SAVEPOINT holdfast_part; LOCK TABLE ONLY {} IN ACCESS SHARE MODE NOWAIT; EXECUTE {CHECK} ({}, {}, {}, {})",
+        relation(table),
+        table.oid,
+        literal(&table.schema),
+        literal(&table.name),
+        table.filenode,
+    )
+}
+
+/// Writes the question which tables may have got other names since a snapshot, for a session outside of it: those of
+/// which a row of the catalog is newer than the oldest transaction that the snapshot does not see for sure. Numbers
+/// of transactions come round; a row that is called newer by mistake costs one more look, none is missed.
+pub(super) fn renamed_candidates(oldest: u64) -> String {
+    let newer = |of: &str| {
+        format!(
+            "((({of}.xmin::pg_catalog.text::pg_catalog.int8 - {}) & 4294967295) < 2147483648)",
+            oldest % (1 << 32)
         )
     };
     format!(
-        "SAVEPOINT holdfast_part; LOCK TABLE ONLY {} IN ACCESS SHARE MODE NOWAIT; \
-         SELECT coalesce(pg_catalog.pg_relation_filenode({}), 0) = {}{names}",
-        relation(table),
-        table.oid,
-        table.filenode,
+        "SELECT a.attrelid FROM pg_catalog.pg_attribute a WHERE a.attnum > 0 AND {} \
+         UNION SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.relkind = 'r' AND ({} OR {})",
+        newer("a"),
+        newer("c"),
+        newer("n")
+    )
+}
+
+/// Writes the question whether a table still has the names of the snapshot, for a session in it.
+pub(super) fn names_check(table: &Table, version_num: u32) -> String {
+    let (schema, name) = (literal(&table.schema), literal(&table.name));
+    let oid = table.oid.to_string();
+    format!(
+        "SELECT {}",
+        names_condition(version_num, &oid, &schema, &name)
     )
 }
 

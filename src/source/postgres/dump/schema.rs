@@ -5,27 +5,39 @@
 //!
 //! `pg_dump` takes ACCESS SHARE locks while it runs. It is not left waiting for one: others would queue up
 //! behind the tables that it holds already. It gives up soon and is started again.
+//!
+//! The schema dump runs in a thread of its own ([`SchemaDump`]), beside whatever is read in the same snapshot:
+//! it has one core of the server to itself for a while, and COPY gets the others. Where all tables are held it
+//! is waited for first, because only then nothing can come between.
 
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::process::{Command, Stdio};
-use std::thread;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::RecvTimeoutError;
 
+use super::cluster::Server;
 use super::error::{DumpError, local};
-use super::{DumpOptions, Locks, unreadable};
+use super::limits::Allowed;
+use super::{DatabaseSource, admission, unreadable};
 use crate::error::Error;
 use crate::source::postgres::pgtools::ToolPlaces;
 use crate::source::postgres::{Connector, PgTool, StopFlag, find_tool, release_waves, replay};
 
 /// How long `pg_dump` waits for one lock.
 const LOCK_WAIT_MS: u32 = 3_000;
+/// The same where the dump holds all tables: whoever is in the way waits for these locks and does not go away.
+const LOCK_WAIT_HELD_MS: u32 = 300;
 const PAUSE: Duration = Duration::from_millis(500);
 /// How often a wish for an end is looked for.
 const PAUSE_STOP: Duration = Duration::from_millis(100);
+/// How often the end of a schema dump is looked for.
+const PAUSE_END: Duration = Duration::from_millis(5);
 /// Encodings that no conversion leads away from: their bytes are dumped as they are.
 const WITHOUT_CONVERSION: &[&str] = &["SQL_ASCII", "MULE_INTERNAL"];
 
@@ -59,21 +71,129 @@ impl Output {
 }
 
 /// What the schema dump needs to know.
-#[derive(Debug)]
-pub(super) struct SchemaRequest<'a> {
-    pub(super) connector: &'a Connector,
+#[derive(Clone, Debug)]
+pub(super) struct SchemaRequest {
+    pub(super) connector: Connector,
     pub(super) version_num: u32,
-    pub(super) snapshot: &'a str,
+    pub(super) snapshot: String,
     pub(super) standby: bool,
     /// Encoding of the database.
-    pub(super) encoding: &'a str,
-    pub(super) options: &'a DumpOptions,
+    pub(super) encoding: String,
+    /// Whether a session of the dump holds all tables.
+    pub(super) held: bool,
+    pub(super) source: DatabaseSource,
+}
+
+/// Says whether a child should end.
+#[derive(Clone, Debug)]
+struct Unwanted {
+    stop: StopFlag,
+    given_up: Arc<AtomicBool>,
+}
+
+impl Unwanted {
+    fn is_set(&self) -> bool {
+        self.stop.is_set() || self.given_up.load(Ordering::Relaxed)
+    }
+}
+
+/// A schema dump that runs, or has ended. Dropped, it ends its child.
+#[derive(Debug)]
+pub(super) struct SchemaDump {
+    thread: Option<JoinHandle<Result<Output, DumpError>>>,
+    /// There already, where it was waited for.
+    output: Option<Output>,
+    given_up: Arc<AtomicBool>,
+}
+
+impl SchemaDump {
+    /// Starts it, as soon as there is a connection for it. A tool that is missing is an error at once.
+    pub(super) fn start(
+        request: SchemaRequest,
+        server: Arc<Server>,
+        allowed: Option<Allowed>,
+    ) -> Result<Self, DumpError> {
+        let given_up = Arc::new(AtomicBool::new(false));
+        let unwanted = Unwanted {
+            stop: request.source.options.stop.clone(),
+            given_up: Arc::clone(&given_up),
+        };
+        let tool = tool(
+            "pg_dump",
+            request.version_num,
+            &request.source.options.tools,
+        )?;
+        let thread = thread::Builder::new()
+            .name("holdfast-schema".to_owned())
+            .spawn(move || {
+                let (source, connector) = (&request.source, &request.connector);
+                admission::with_child(source, &server, connector, allowed.as_ref(), || {
+                    dump_schema(&tool, &request, &unwanted)
+                })
+            })
+            .map_err(|error| local("cannot start a thread", error))?;
+        Ok(Self {
+            thread: Some(thread),
+            output: None,
+            given_up,
+        })
+    }
+
+    /// Says whether it was waited for, before anything else was read.
+    pub(super) fn is_ready(&self) -> bool {
+        self.output.is_some()
+    }
+
+    /// Waits for its end.
+    pub(super) fn wait(&mut self) -> Result<(), DumpError> {
+        if self.output.is_none() {
+            self.output = Some(self.end(|| true)?);
+        }
+        Ok(())
+    }
+
+    /// Waits until it has ended, or is no longer `wanted`.
+    pub(super) fn finish(mut self, wanted: impl Fn() -> bool) -> Result<Output, DumpError> {
+        match self.output.take() {
+            Some(output) => Ok(output),
+            None => self.end(wanted),
+        }
+    }
+
+    fn end(&mut self, wanted: impl Fn() -> bool) -> Result<Output, DumpError> {
+        let Some(thread) = self.thread.take() else {
+            return Err(DumpError::Run(Error::Stopped));
+        };
+        while !thread.is_finished() {
+            if !wanted() {
+                self.given_up.store(true, Ordering::Relaxed);
+            }
+            thread::sleep(PAUSE_END);
+        }
+        thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+impl Drop for SchemaDump {
+    fn drop(&mut self) {
+        self.given_up.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::debug!("a schema dump that nobody wanted ended badly");
+        }
+    }
 }
 
 /// Dumps everything but the data of a database, as of its snapshot.
-pub(super) fn dump_schema(request: &SchemaRequest<'_>) -> Result<Output, DumpError> {
-    let options = request.options;
-    let tool = tool("pg_dump", request.version_num, &options.tools)?;
+fn dump_schema(
+    tool: &PgTool,
+    request: &SchemaRequest,
+    unwanted: &Unwanted,
+) -> Result<Output, DumpError> {
+    let options = &request.source.options;
     let mut arguments: Vec<OsString> = [
         "-Fc",
         "-Z0",
@@ -86,11 +206,15 @@ pub(super) fn dump_schema(request: &SchemaRequest<'_>) -> Result<Output, DumpErr
     .map(OsString::from)
     .to_vec();
     // The restore speaks UTF-8, and so do the names beside the rows.
-    if !WITHOUT_CONVERSION.contains(&request.encoding) {
+    if !WITHOUT_CONVERSION.contains(&request.encoding.as_str()) {
         arguments.push("--encoding=UTF8".into());
     }
     arguments.push(format!("--snapshot={}", request.snapshot).into());
-    arguments.push(format!("--lock-wait-timeout={LOCK_WAIT_MS}").into());
+    let wait_ms = match request.held {
+        true => LOCK_WAIT_HELD_MS,
+        false => LOCK_WAIT_MS,
+    };
+    arguments.push(format!("--lock-wait-timeout={wait_ms}").into());
     arguments.extend(
         options
             .exclude_schema
@@ -102,19 +226,21 @@ pub(super) fn dump_schema(request: &SchemaRequest<'_>) -> Result<Output, DumpErr
     }
     let deadline = Instant::now() + options.lock_wait;
     loop {
-        match run(&tool, &arguments, request.connector, &options.stop)? {
+        match run(tool, &arguments, &request.connector, unwanted)? {
             Ok(mut output) => {
-                output.notes.extend(older(&tool, request.version_num));
+                output.notes.extend(older(tool, request.version_num));
                 without_unreadable(&mut output, options.strip_pg_attver)?;
                 return Ok(output);
             }
             // An ALTER waits for the locks that we hold, and pg_dump behind it: nobody would ever move. Whoever begins again lets it through.
-            Err(words) if waits_for_a_lock(&words) && options.locks == Locks::Hold => {
-                return Err(DumpError::Restart(format!(
+            Err(words) if waits_for_a_lock(&words) && request.held => {
+                return Err(DumpError::Queue(format!(
                     "somebody waits behind the held locks, and pg_dump behind that: {words}"
                 )));
             }
-            Err(words) if waits_for_a_lock(&words) && Instant::now() < deadline => {
+            Err(words)
+                if waits_for_a_lock(&words) && Instant::now() < deadline && !unwanted.is_set() =>
+            {
                 tracing::debug!(%words, "pg_dump got no lock, trying again");
                 thread::sleep(PAUSE);
             }
@@ -140,7 +266,11 @@ pub(super) fn dump_globals(
     if !passwords {
         arguments.push("--no-role-passwords".into());
     }
-    run(&tool, &arguments, connector, stop)?.map_err(DumpError::Failed)
+    let unwanted = Unwanted {
+        stop: stop.clone(),
+        given_up: Arc::default(),
+    };
+    run(&tool, &arguments, connector, &unwanted)?.map_err(DumpError::Failed)
 }
 
 fn tool(name: &str, version_num: u32, places: &ToolPlaces) -> Result<PgTool, DumpError> {
@@ -152,7 +282,7 @@ fn run(
     tool: &PgTool,
     arguments: &[OsString],
     connector: &Connector,
-    stop: &StopFlag,
+    unwanted: &Unwanted,
 ) -> Result<Result<Output, String>, DumpError> {
     let name = tool.path.display().to_string();
     let environment = connector.child_environment()?;
@@ -196,7 +326,7 @@ fn run(
             while !copier.is_finished()
                 && ended.recv_timeout(PAUSE_STOP) == Err(RecvTimeoutError::Timeout)
             {
-                if stop.is_set() && !stopped {
+                if unwanted.is_set() && !stopped {
                     stopped = true;
                     child
                         .kill()
@@ -215,7 +345,10 @@ fn run(
         .and_then(|reader| reader.join().ok())
         .unwrap_or_default();
     if stopped {
-        return Err(DumpError::Run(Error::Interrupted));
+        return Err(DumpError::Run(match unwanted.stop.is_set() {
+            true => Error::Interrupted,
+            false => Error::Stopped,
+        }));
     }
     copied.map_err(|error| local(&format!("cannot keep the output of {name}"), error))?;
     if !status.success() {

@@ -4,9 +4,9 @@
 //! its own table only. All databases are read at the same time, each by a thread that waits for turns
 //! ([`super::budget`]): on the session of its snapshot, and on more of them where it has the largest pieces.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,8 +14,11 @@ use super::budget::{Member, Turn};
 use super::catalog::{self, Table};
 use super::error::DumpError;
 use super::large_objects;
-use super::open::{self, Database, OpenDatabase, SnapshotFacts};
+use super::open::{self, Database, OpenDatabase};
+use super::outcome::DatabaseOutcome;
+use super::part_lock::{lock_part, prepare_check};
 use super::parts::{self, Form, Piece};
+use super::schema::{Output, SchemaDump};
 use super::{RowDigester, RowSum};
 use crate::error::Error;
 use crate::format::database::{DatabaseInfo, TableInfo};
@@ -25,12 +28,11 @@ use crate::format::path_encoding::encode_name;
 use crate::pipeline::{ItemWriter, Sink, SourceQueue, StreamKind, TreePath};
 use crate::source::SourceError;
 use crate::source::postgres::rights::Gap;
-use crate::source::postgres::{PgSession, RetryPolicy, ServerError};
+use crate::source::postgres::{PgError, PgSession, RetryPolicy};
 
 const PAUSE_BUSY: Duration = Duration::from_millis(100);
 /// Bytes of a part between two updates of the counters.
 const BYTES_PER_COUNT: u64 = 1 << 20;
-const LOCK_NOT_AVAILABLE: &str = "55P03";
 const SECONDS_MS: i64 = 1000;
 
 /// What all databases of a run share.
@@ -40,29 +42,6 @@ pub struct StreamOptions {
     pub connections: usize,
     /// Whether the plain BLAKE3 of every stream is made.
     pub content_digest: bool,
-}
-
-/// What became of a database.
-#[derive(Clone, Debug, Default)]
-pub struct DatabaseOutcome {
-    /// Tables whose rows were copied.
-    pub tables: u64,
-    /// Rows.
-    pub rows: u64,
-    /// Bytes of the rows.
-    pub bytes: u64,
-    /// Large objects.
-    pub large_objects: u64,
-    /// What is not in the archive and why, and what else a person should know.
-    pub notes: Vec<String>,
-    /// Why the component does not count as complete.
-    pub incomplete: Option<String>,
-    /// Its cluster's name in the tree.
-    pub cluster: String,
-    /// The snapshot that was archived in the end.
-    pub snapshot: SnapshotFacts,
-    /// The server's version.
-    pub server_version: String,
 }
 
 /// Copies all databases into the sink at the same time, those that wait for a connection when there is one;
@@ -135,6 +114,7 @@ struct Run<'a> {
     base: &'a TreePath,
     holder: Option<Mutex<&'a mut PgSession>>,
     member: Member,
+    schema: OnceLock<Output>,
     work: Mutex<VecDeque<Work>>,
     sums: Mutex<Vec<RowSum>>,
     /// Tables and parts that were copied in binary.
@@ -172,6 +152,7 @@ fn stream_once(
     base: &TreePath,
 ) -> Result<DatabaseOutcome, DumpError> {
     let mut holder = open.prepared.holder.take();
+    let schema = open.prepared.schema.take();
     let connections = open
         .source
         .options
@@ -199,6 +180,7 @@ fn stream_once(
             .as_mut()
             .map(|holder| Mutex::new(&mut holder.session)),
         member: open.server.budget.join(connections.min(allowed)),
+        schema: OnceLock::new(),
         work: Mutex::new(work),
         sums: Mutex::new(vec![RowSum::default(); open.prepared.catalog.tables.len()]),
         binary: Mutex::default(),
@@ -207,9 +189,21 @@ fn stream_once(
         stopped: AtomicBool::new(false),
     };
     write_globals(&run)?;
-    run.write_output(&run.base.join(b"schema.dump"), &open.prepared.schema)?;
     run.tell_what_is_left(&lock(&run.work));
+    let mut compared = true;
     thread::scope(|scope| {
+        let schema = scope.spawn(|| {
+            let beside = schema.as_ref().is_some_and(|schema| !schema.is_ready());
+            let finished = run.finish_schema(schema);
+            let finished = finished.and_then(|()| match beside {
+                true => run.compare_names_apart(),
+                false => Ok(true),
+            });
+            finished.unwrap_or_else(|error| {
+                run.keep(Err(error));
+                true
+            })
+        });
         while let Some(turn) = run.member.next_turn(&|| run.check().is_err()) {
             let run = &run;
             scope.spawn(move || match turn.extra.is_some() {
@@ -217,10 +211,16 @@ fn stream_once(
                 false => run.keep(run.work_on(&mut lock(&run.open.session))),
             });
         }
+        compared = schema
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     });
     let mut session = lock(&open.session);
     if let Some(error) = lock(&run.failure).take() {
         return Err(error);
+    }
+    if !compared {
+        run.compare_names(&mut session, |_all| true)?;
     }
     run.check()?;
     let large_objects = run.write_large_object_metadata(&mut session)?;
@@ -264,13 +264,14 @@ impl Run<'_> {
         let budget = &self.open.server.budget;
         let mut options = self.open.source.options.session();
         options.retry = RetryPolicy::once();
-        let opened = self.open.connector.connect(&options).and_then(|mut session| {
-            session.batch_execute(&format!(
-                "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
-                catalog::literal(&self.open.prepared.snapshot.exported)
-            ))?;
-            Ok(session)
-        });
+        let opened = self
+            .open
+            .connector
+            .connect(&options)
+            .and_then(|mut session| {
+                self.import(&mut session)?;
+                Ok(session)
+            });
         match opened {
             Ok(mut session) => {
                 budget.connected();
@@ -294,7 +295,78 @@ impl Run<'_> {
         }
     }
 
+    /// Takes the snapshot over.
+    fn import(&self, session: &mut PgSession) -> Result<(), PgError> {
+        session.batch_execute(&format!(
+            "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
+            catalog::literal(&self.open.prepared.snapshot.exported)
+        ))
+    }
+
+    /// Waits for the schema and writes it.
+    fn finish_schema(&self, schema: Option<SchemaDump>) -> Result<(), DumpError> {
+        let schema = schema.ok_or(DumpError::Run(Error::Stopped))?;
+        let output = schema.finish(|| self.check().is_ok())?;
+        self.write_output(&self.base.join(b"schema.dump"), &output)?;
+        self.schema.get_or_init(|| output);
+        Ok(())
+    }
+
+    /// Compares the names of tables once more, right after the schema was dumped: a table may have been copied and then
+    /// renamed, or a column of it, before `pg_dump` came to it, and then the schema says both names. Parts that are copied
+    /// later notice that by themselves. Returns whether there was a connection for it.
+    fn compare_names_apart(&self) -> Result<bool, DumpError> {
+        let Some(_lease) = self.open.server.budget.child(&|| self.check().is_err()) else {
+            return Ok(true);
+        };
+        let mut options = self.open.source.options.session();
+        options.retry = RetryPolicy::once();
+        let visible = &self.open.prepared.snapshot.visible;
+        let oldest = visible.split(':').next().and_then(|xmin| xmin.parse().ok());
+        let changed = self
+            .open
+            .connector
+            .connect(&options)
+            .and_then(|mut session| {
+                let candidates = parts::renamed_candidates(oldest.unwrap_or(0));
+                let changed = catalog::rows(&mut session, &candidates)?;
+                self.import(&mut session)?;
+                Ok((session, changed))
+            });
+        let (mut session, changed) = match changed {
+            Ok(changed) => changed,
+            Err(error) => {
+                tracing::debug!(%error, "names are compared at the end");
+                return Ok(false);
+            }
+        };
+        let changed: BTreeSet<u32> = changed.iter().map(|row| catalog::number(row, 0)).collect();
+        self.compare_names(&mut session, |table| changed.contains(&table.oid))?;
+        session.close();
+        Ok(true)
+    }
+
+    /// Compares the names of some tables with those of the snapshot.
+    fn compare_names(
+        &self,
+        session: &mut PgSession,
+        which: impl Fn(&Table) -> bool,
+    ) -> Result<(), DumpError> {
+        let tables = self.tables().iter();
+        for table in tables.filter(|table| !table.data_excluded && which(table)) {
+            let found = catalog::rows(session, &parts::names_check(table, session.version_num()))?;
+            if found.first().and_then(|row| row.get(0)) != Some("t") {
+                return Err(DumpError::Restart(format!(
+                    "table {}.{}: it was altered while the schema was dumped",
+                    table.schema, table.name
+                )));
+            }
+        }
+        Ok(())
+    }
+
     fn work_on(&self, session: &mut PgSession) -> Result<(), DumpError> {
+        prepare_check(session)?;
         while let Some(mut work) = self.next() {
             let copied = self
                 .copy(session, &work.piece)
@@ -365,7 +437,11 @@ impl Run<'_> {
                 .map(|()| Copied::Done),
             Piece::Rows { .. } => match (self.copy_rows(session, piece)?, &self.holder) {
                 // Whoever holds the lock already can read behind the queue for it.
-                (Copied::Busy(_), Some(holder)) => self.copy_rows(&mut lock(holder), piece),
+                (Copied::Busy(_), Some(holder)) => {
+                    let mut holder = lock(holder);
+                    prepare_check(&mut holder)?;
+                    self.copy_rows(&mut holder, piece)
+                }
                 (copied, _) => Ok(copied),
             },
         }
@@ -520,11 +596,7 @@ impl Run<'_> {
         ItemWriter::queued(self.queue, StreamKind::TableBytes, self.content_digest)
     }
 
-    fn write_output(
-        &self,
-        path: &TreePath,
-        output: &super::schema::Output,
-    ) -> Result<(), DumpError> {
+    fn write_output(&self, path: &TreePath, output: &Output) -> Result<(), DumpError> {
         let mut writer = self.writer();
         output.read::<DumpError>(&mut |bytes| {
             self.sink
@@ -593,17 +665,13 @@ impl Run<'_> {
             .iter()
             .map(|what| format!("not included: {what}"))
             .collect::<Vec<_>>();
-        notes.extend(self.open.prepared.schema.notes.iter().cloned());
-        let again = self.open.again;
-        if again.restarts > 0 {
-            notes.push(format!(
-                "begun again {} times, because definitions changed meanwhile",
-                again.restarts
-            ));
-        }
-        if again.replays > 0 {
-            notes.push("begun again, because the replay of the standby ended it once".to_owned());
-        }
+        let schema = self.schema.get();
+        notes.extend(
+            schema
+                .iter()
+                .flat_map(|schema| schema.notes.iter().cloned()),
+        );
+        notes.extend(self.open.again.notes());
         if let Some(reason) = &self.open.late {
             notes.push(format!(
                 "its snapshot is later than those of the cluster's other databases: {reason}"
@@ -674,7 +742,11 @@ impl Run<'_> {
             system_identifier: self.open.cluster.system_identifier.clone(),
             server_version_num: session.version_num(),
             server_version: session.facts().version.clone(),
-            pg_dump_version: prepared.schema.version.clone(),
+            pg_dump_version: self
+                .schema
+                .get()
+                .map(|schema| schema.version.clone())
+                .unwrap_or_default(),
             encoding: catalog.encoding.clone(),
             collate: catalog.collate.clone(),
             ctype: catalog.ctype.clone(),
@@ -715,29 +787,5 @@ impl Counted<'_> {
             .stats
             .bytes_read
             .add(std::mem::take(&mut self.bytes));
-    }
-}
-
-/// Locks a table for one part; returns the server's words where others are in the way.
-fn lock_part(session: &mut PgSession, table: &Table) -> Result<Option<String>, DumpError> {
-    let sql = parts::lock_and_check(table, session.version_num());
-    let found = match catalog::rows(session, &sql) {
-        Ok(found) => found,
-        Err(error) if error.code() == Some(LOCK_NOT_AVAILABLE) => {
-            session.batch_execute(parts::UNLOCK)?;
-            return Ok(Some(
-                error
-                    .server_error()
-                    .map(ServerError::to_string)
-                    .unwrap_or_default(),
-            ));
-        }
-        Err(error) => return Err(error.into()),
-    };
-    match found.first().and_then(|row| row.get(0)) {
-        Some("t") => Ok(None),
-        _ => Err(DumpError::Restart(
-            "it was truncated, rewritten or altered after the snapshot".to_owned(),
-        )),
     }
 }
