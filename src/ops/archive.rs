@@ -36,6 +36,9 @@ use crate::target::postgres::{
 /// `database.json`, `schema.dump` and `globals.sql` are at most this long.
 const WHOLE_BYTES_MAX: usize = 1 << 30;
 
+/// Name, size and content of an archived large object.
+pub(crate) type LargeObjectFile = (Vec<u8>, u64, Vec<ChunkId>);
+
 /// An archived database.
 #[derive(Debug)]
 pub struct SnapshotArchive {
@@ -85,7 +88,7 @@ impl SnapshotArchive {
     }
 
     /// The files of its large objects: name, size and content, so that equal ones are seen without reading them.
-    pub(crate) fn large_object_files(&self) -> Result<Vec<(Vec<u8>, u64, Vec<ChunkId>)>> {
+    pub(crate) fn large_object_files(&self) -> Result<Vec<LargeObjectFile>> {
         let Some(directory) = self.node(&[b"large-objects"])? else {
             return Ok(Vec::new());
         };

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -117,19 +117,19 @@ impl<'a> Site<'a> {
         let log = self.path("service.log");
         format!(
             "[quiesce]\nstop = [\"echo stop >> {log} && kill $(cat {pid}) && rm {pid}\"]\n\
-             start = [\"setsid sleep 3600 < /dev/null & echo $! > {pid}; echo start >> {log}\"]\nstart-attempts = 1\n\n",
+             start = [\"setsid sleep 3600 < /dev/null > /dev/null 2>&1 & echo $! > {pid}; echo start >> {log}\"]\nstart-attempts = 1\n\n",
             log = log.display(),
             pid = pid.display()
         )
     }
 
     fn start_service(&self) {
-        let child = Command::new("setsid")
-            .args(["sleep", "3600"])
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
-        fs::write(self.path("pid"), child.id().to_string()).unwrap();
+        let script = format!(
+            "setsid sleep 3600 < /dev/null > /dev/null 2>&1 & echo $! > {}",
+            self.path("pid").display()
+        );
+        let status = Command::new("sh").args(["-c", &script]).status().unwrap();
+        assert!(status.success());
     }
 
     fn runs(&self) -> bool {
