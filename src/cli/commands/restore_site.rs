@@ -3,16 +3,19 @@
 use std::io::{BufRead, IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use holdfast::ops::quiesce::{SiteLock, recover};
 use holdfast::ops::restore_site::plan::TreePlan;
 use holdfast::ops::restore_site::queries::QueryReport;
 use holdfast::ops::restore_site::{
     DatabaseAction, SiteEvent, SiteRestoreOptions, SiteRestorePlan, SiteRestoreReport, prepare,
 };
+use holdfast::site::SiteFile;
 use holdfast::stats::Stats;
 use serde_json::json;
 
+use super::backup::own_program;
 use super::restore::{ownership, tell};
-use super::{Context, code, summary};
+use super::{Context, code, hooks, summary};
 use crate::cli::args::Restore;
 use crate::cli::open::{self, Usage};
 use crate::cli::output::{self, Output};
@@ -21,9 +24,29 @@ use crate::cli::progress::{self, Progress, Sample};
 /// Rows of a query that are shown to people; all that are kept stand in the JSON.
 const ROWS_SHOWN: usize = 20;
 
-/// Restores a whole site.
+/// Restores a whole site, and tells its hooks.
 pub(super) fn run(context: &Context<'_>, args: &Restore) -> anyhow::Result<u8> {
-    let Some(site) = context.site_file()? else {
+    let site = context.site_file()?;
+    let hooks = site
+        .as_ref()
+        .filter(|_| !args.whole.dry_run)
+        .map(|site| (site.name.clone(), site.hooks.clone()));
+    let mut report = Vec::new();
+    let done = take(context, args, site, &mut report);
+    if let Some((site, hooks)) = hooks {
+        hooks::tell(&site, &hooks, &done, &mut report);
+    }
+    done
+}
+
+/// Restores it; `report` becomes the summary that `--json` prints.
+fn take(
+    context: &Context<'_>,
+    args: &Restore,
+    site: Option<SiteFile>,
+    report: &mut Vec<u8>,
+) -> anyhow::Result<u8> {
+    let Some(site) = site else {
         return Err(Usage(
             "give --target for files, --into for a database, or --site for a whole site".into(),
         )
@@ -41,6 +64,16 @@ pub(super) fn run(context: &Context<'_>, args: &Restore) -> anyhow::Result<u8> {
     if !flags.dry_run && !flags.yes && !asks() {
         let text = "nobody can be asked here whether the site is to be replaced: give --yes, or --dry-run to see what would be done";
         return Err(Usage(text.into()).into());
+    }
+    let lock = match flags.dry_run {
+        true => None,
+        false => open::site_lock(&site)?,
+    };
+    if let Some(lock) = lock.as_ref().filter(|lock| !is_held(lock)) {
+        // A site that a dead run has left stopped comes first.
+        for problem in recover(lock, &mut |note| progress::warning(note))?.problems {
+            progress::warning(&problem);
+        }
     }
     let opened = open::open(context.global, Some(&site), context.signals)?;
     let interrupt = context.interrupt();
@@ -62,6 +95,8 @@ pub(super) fn run(context: &Context<'_>, args: &Restore) -> anyhow::Result<u8> {
     options.user = open::user();
     options.environment = Arc::new(|name| std::env::var_os(name));
     options.state_folder = open::state_folder();
+    options.lock = lock.map(Arc::new);
+    options.guardian = Some(own_program()?);
     let prepared = prepare(&opened.repository, &options, &interrupt)?;
     let mut output = Output::new(context.global.json);
     let plan = prepared.plan();
@@ -96,6 +131,7 @@ pub(super) fn run(context: &Context<'_>, args: &Restore) -> anyhow::Result<u8> {
         0 => code(opened.damaged, false),
         other => other,
     };
+    report.extend(output::json_line("summary", &restored)?);
     match output.is_json() {
         true => summary(&mut output, &opened, &restored)?,
         false if context.is_silent(code) => {}
@@ -103,6 +139,11 @@ pub(super) fn run(context: &Context<'_>, args: &Restore) -> anyhow::Result<u8> {
     }
     output.flush()?;
     Ok(code)
+}
+
+/// Whether an earlier restore has left the site stopped on purpose; what can't be read is met later.
+fn is_held(lock: &SiteLock) -> bool {
+    matches!(lock.place().held(), Ok(Some(_)))
 }
 
 /// Whether somebody can be asked.
