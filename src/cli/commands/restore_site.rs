@@ -3,6 +3,7 @@
 use std::io::{BufRead, IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use holdfast::ops::backup::Interrupt;
 use holdfast::ops::quiesce::{SiteLock, recover};
 use holdfast::ops::restore_site::plan::TreePlan;
 use holdfast::ops::restore_site::queries::QueryReport;
@@ -11,42 +12,22 @@ use holdfast::ops::restore_site::{
 };
 use holdfast::site::SiteFile;
 use holdfast::stats::Stats;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::backup::own_program;
 use super::restore::{ownership, tell};
 use super::{Context, code, hooks, summary};
 use crate::cli::args::Restore;
-use crate::cli::open::{self, Usage};
+use crate::cli::open::{self, Opened, Usage};
 use crate::cli::output::{self, Output};
 use crate::cli::progress::{self, Progress, Sample};
 
 /// Rows of a query that are shown to people; all that are kept stand in the JSON.
 const ROWS_SHOWN: usize = 20;
 
-/// Restores a whole site, and tells its hooks.
+/// Restores a whole site.
 pub(super) fn run(context: &Context<'_>, args: &Restore) -> anyhow::Result<u8> {
-    let site = context.site_file()?;
-    let hooks = site
-        .as_ref()
-        .filter(|_| !args.whole.dry_run)
-        .map(|site| (site.name.clone(), site.hooks.clone()));
-    let mut report = Vec::new();
-    let done = take(context, args, site, &mut report);
-    if let Some((site, hooks)) = hooks {
-        hooks::tell(&site, &hooks, &done, &mut report);
-    }
-    done
-}
-
-/// Restores it; `report` becomes the summary that `--json` prints.
-fn take(
-    context: &Context<'_>,
-    args: &Restore,
-    site: Option<SiteFile>,
-    report: &mut Vec<u8>,
-) -> anyhow::Result<u8> {
-    let Some(site) = site else {
+    let Some(site) = context.site_file()? else {
         return Err(Usage(
             "give --target for files, --into for a database, or --site for a whole site".into(),
         )
@@ -61,23 +42,13 @@ fn take(
         return Err(Usage(text.into()).into());
     }
     let flags = &args.whole;
-    if !flags.dry_run && !flags.yes && !asks() {
-        let text = "nobody can be asked here whether the site is to be replaced: give --yes, or --dry-run to see what would be done";
-        return Err(Usage(text.into()).into());
-    }
-    let lock = match flags.dry_run {
-        true => None,
-        false => open::site_lock(&site)?,
+    let how = How {
+        dry_run: flags.dry_run,
+        yes: flags.yes,
     };
-    if let Some(lock) = lock.as_ref().filter(|lock| !is_held(lock)) {
-        // A site that a dead run has left stopped comes first.
-        for problem in recover(lock, &mut |note| progress::warning(note))?.problems {
-            progress::warning(&problem);
-        }
-    }
+    may_go_on(how)?;
     let opened = open::open(context.global, Some(&site), context.signals)?;
-    let interrupt = context.interrupt();
-    let mut options = SiteRestoreOptions::new(Arc::new(site), args.place.clone());
+    let mut options = options(site, &args.place);
     options.delta = flags.delta;
     options.delete = flags.delete;
     options.safety_backup = flags.no_safety_backup.then_some(false);
@@ -91,39 +62,97 @@ fn take(
     if let Some(jobs) = args.workers.and_then(|jobs| usize::try_from(jobs).ok()) {
         options.jobs = jobs;
     }
+    let interrupt = context.interrupt();
+    carry_out(context, &opened, &options, &interrupt, how, json!({}))
+}
+
+/// How it is done.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct How {
+    /// Show what would be done, and end.
+    pub(super) dry_run: bool,
+    /// Nobody is asked.
+    pub(super) yes: bool,
+}
+
+/// Refuses what would have to be asked where nobody can be asked.
+pub(super) fn may_go_on(how: How) -> anyhow::Result<()> {
+    if !how.dry_run && !how.yes && !asks() {
+        let text = "nobody can be asked here whether the site is to be replaced: give --yes, or --dry-run to see what would be done";
+        return Err(Usage(text.into()).into());
+    }
+    Ok(())
+}
+
+/// Options of a restore by whoever runs this command.
+pub(super) fn options(site: SiteFile, snapshot: &str) -> SiteRestoreOptions {
+    let mut options = SiteRestoreOptions::new(Arc::new(site), snapshot);
     options.host = open::host();
     options.user = open::user();
     options.environment = Arc::new(|name| std::env::var_os(name));
     options.state_folder = open::state_folder();
-    options.lock = lock.map(Arc::new);
-    options.guardian = Some(own_program()?);
-    let prepared = prepare(&opened.repository, &options, &interrupt)?;
+    options
+}
+
+/// Plans, asks, restores and reports; `more` goes into the summary. The hooks of the site are told.
+pub(super) fn carry_out(
+    context: &Context<'_>,
+    opened: &Opened,
+    options: &SiteRestoreOptions,
+    interrupt: &Interrupt,
+    how: How,
+    more: Value,
+) -> anyhow::Result<u8> {
+    let mut report = Vec::new();
+    let done = restore(context, opened, options, interrupt, how, more, &mut report);
+    if !how.dry_run {
+        hooks::tell(&options.site.name, &options.site.hooks, &done, &mut report);
+    }
+    done
+}
+
+/// Restores; `report` becomes the summary that `--json` prints.
+fn restore(
+    context: &Context<'_>,
+    opened: &Opened,
+    options: &SiteRestoreOptions,
+    interrupt: &Interrupt,
+    how: How,
+    more: Value,
+    report: &mut Vec<u8>,
+) -> anyhow::Result<u8> {
+    let mut options = options.clone();
+    if !how.dry_run {
+        options.lock = lock(&options.site)?.map(Arc::new);
+        options.guardian = Some(own_program()?);
+    }
+    let prepared = prepare(&opened.repository, &options, interrupt)?;
     let mut output = Output::new(context.global.json);
     let plan = prepared.plan();
     if output.is_json() {
         output.message("plan", plan)?;
-    } else if flags.dry_run || !flags.yes {
+    } else if how.dry_run || !how.yes {
         show_plan(&mut output, plan)?;
     }
     output.flush()?;
-    if flags.dry_run {
+    if how.dry_run {
         if !plan.problems.is_empty() {
             anyhow::bail!("it can't be done: {}", plan.problems.join("; "));
         }
         if output.is_json() {
-            summary(&mut output, &opened, &json!({"dry_run": true}))?;
+            summary(&mut output, opened, &json!({"dry_run": true}))?;
             output.flush()?;
         }
         return Ok(code(opened.damaged, false));
     }
-    if plan.problems.is_empty() && !flags.yes && !confirmed(&plan.site)? {
+    if plan.problems.is_empty() && !how.yes && !confirmed(&plan.site)? {
         anyhow::bail!("not confirmed; nothing was changed");
     }
     let stats = Arc::new(Stats::default());
     let output = Mutex::new(output);
     let progress = Progress::start(context.global, &stats, sample);
     let quiet = context.global.quiet;
-    let restored = prepared.run(&stats, &interrupt, &|event| say(&output, event, quiet));
+    let restored = prepared.run(&stats, interrupt, &|event| say(&output, event, quiet));
     drop(progress);
     let restored = restored?;
     let mut output = output.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -131,9 +160,15 @@ fn take(
         0 => code(opened.damaged, false),
         other => other,
     };
-    report.extend(output::json_line("summary", &restored)?);
+    let mut fields = serde_json::to_value(&restored)?;
+    if let (Some(fields), Value::Object(more)) = (fields.as_object_mut(), more) {
+        fields.extend(more);
+    }
+    report.extend(output::json_line("summary", &fields)?);
     match output.is_json() {
-        true => summary(&mut output, &opened, &restored)?,
+        true => {
+            summary(&mut output, opened, &fields)?;
+        }
         false if context.is_silent(code) => {}
         false => show(&mut output, &restored)?,
     }
@@ -141,9 +176,17 @@ fn take(
     Ok(code)
 }
 
-/// Whether an earlier restore has left the site stopped on purpose; what can't be read is met later.
-fn is_held(lock: &SiteLock) -> bool {
-    matches!(lock.place().held(), Ok(Some(_)))
+/// Takes the lock of the site, and starts a site that a dead run has left stopped, unless a restore left it so on purpose.
+fn lock(site: &SiteFile) -> anyhow::Result<Option<SiteLock>> {
+    let lock = open::site_lock(site)?;
+    if let Some(lock) = &lock
+        && lock.place().held()?.is_none()
+    {
+        for problem in recover(lock, &mut |note| progress::warning(note))?.problems {
+            progress::warning(&problem);
+        }
+    }
+    Ok(lock)
 }
 
 /// Whether somebody can be asked.
