@@ -571,7 +571,14 @@ fn a_killed_restore_is_gone_on_with() {
     }
     child.kill().unwrap();
     child.wait().unwrap();
-    // Whatever was stopped stays so until the restore has come to its end.
+    // What was stopped stays so until the restore has come to its end: no guardian and no backup starts it.
+    std::thread::sleep(Duration::from_secs(1));
+    let site_file = file.to_str().unwrap();
+    place
+        .run(["backup", "--site", site_file, "--name", "in-between"])
+        .expect(1)
+        .says("is stopped: the restore of snapshot");
+    assert_eq!(site.log(), "stop\n");
     fs::write(&go, "").unwrap();
     let plan = restore(&place, "nightly", &file, &["--dry-run"]).expect(0);
     let plan = &plan.messages("plan")[0];
@@ -600,6 +607,29 @@ fn a_killed_restore_is_gone_on_with() {
         .expect(1)
         .says("status 9")
         .says("it was not started")
-        .says("holdfast restore before-restore-prod-");
+        .says("holdfast restore before-restore-prod-")
+        .says("holdfast site start");
     assert!(!site.runs());
+    place
+        .run(["site", "start", "--site", file.to_str().unwrap()])
+        .expect(0);
+    assert!(site.runs());
+
+    // Killed before anything was changed, the guardian starts the site.
+    let mut session = cluster.session(&site.database("QSR"));
+    let stops = site.log().matches("stop").count();
+    let mut command = place.command(args);
+    let mut child = command.arg(&file).spawn().unwrap();
+    let begun = Instant::now();
+    while site.log().matches("stop").count() == stops {
+        assert!(begun.elapsed() < PATIENCE && child.try_wait().unwrap().is_none());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    while !site.runs() {
+        assert!(begun.elapsed() < PATIENCE);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    session.ping().unwrap();
 }

@@ -92,7 +92,7 @@ fn take(
 }
 
 /// This program, which is the guardian of a site too.
-fn own_program() -> anyhow::Result<PathBuf> {
+pub(super) fn own_program() -> anyhow::Result<PathBuf> {
     let program = std::env::current_exe().context("cannot find this program")?;
     // After an update its file is gone, but this process can still be executed.
     Ok(match program.exists() {

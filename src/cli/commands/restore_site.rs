@@ -4,6 +4,7 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use holdfast::ops::backup::Interrupt;
+use holdfast::ops::quiesce::{SiteLock, recover};
 use holdfast::ops::restore_site::plan::TreePlan;
 use holdfast::ops::restore_site::queries::QueryReport;
 use holdfast::ops::restore_site::{
@@ -13,8 +14,9 @@ use holdfast::site::SiteFile;
 use holdfast::stats::Stats;
 use serde_json::{Value, json};
 
+use super::backup::own_program;
 use super::restore::{ownership, tell};
-use super::{Context, code, summary};
+use super::{Context, code, hooks, summary};
 use crate::cli::args::Restore;
 use crate::cli::open::{self, Opened, Usage};
 use crate::cli::output::{self, Output};
@@ -92,7 +94,7 @@ pub(super) fn options(site: SiteFile, snapshot: &str) -> SiteRestoreOptions {
     options
 }
 
-/// Plans, asks, restores and reports; `more` goes into the summary.
+/// Plans, asks, restores and reports; `more` goes into the summary. The hooks of the site are told.
 pub(super) fn carry_out(
     context: &Context<'_>,
     opened: &Opened,
@@ -101,7 +103,30 @@ pub(super) fn carry_out(
     how: How,
     more: Value,
 ) -> anyhow::Result<u8> {
-    let prepared = prepare(&opened.repository, options, interrupt)?;
+    let mut report = Vec::new();
+    let done = restore(context, opened, options, interrupt, how, more, &mut report);
+    if !how.dry_run {
+        hooks::tell(&options.site.name, &options.site.hooks, &done, &mut report);
+    }
+    done
+}
+
+/// Restores; `report` becomes the summary that `--json` prints.
+fn restore(
+    context: &Context<'_>,
+    opened: &Opened,
+    options: &SiteRestoreOptions,
+    interrupt: &Interrupt,
+    how: How,
+    more: Value,
+    report: &mut Vec<u8>,
+) -> anyhow::Result<u8> {
+    let mut options = options.clone();
+    if !how.dry_run {
+        options.lock = lock(&options.site)?.map(Arc::new);
+        options.guardian = Some(own_program()?);
+    }
+    let prepared = prepare(&opened.repository, &options, interrupt)?;
     let mut output = Output::new(context.global.json);
     let plan = prepared.plan();
     if output.is_json() {
@@ -135,12 +160,13 @@ pub(super) fn carry_out(
         0 => code(opened.damaged, false),
         other => other,
     };
+    let mut fields = serde_json::to_value(&restored)?;
+    if let (Some(fields), Value::Object(more)) = (fields.as_object_mut(), more) {
+        fields.extend(more);
+    }
+    report.extend(output::json_line("summary", &fields)?);
     match output.is_json() {
         true => {
-            let mut fields = serde_json::to_value(&restored)?;
-            if let (Some(fields), Value::Object(more)) = (fields.as_object_mut(), more) {
-                fields.extend(more);
-            }
             summary(&mut output, opened, &fields)?;
         }
         false if context.is_silent(code) => {}
@@ -148,6 +174,19 @@ pub(super) fn carry_out(
     }
     output.flush()?;
     Ok(code)
+}
+
+/// Takes the lock of the site, and starts a site that a dead run has left stopped, unless a restore left it so on purpose.
+fn lock(site: &SiteFile) -> anyhow::Result<Option<SiteLock>> {
+    let lock = open::site_lock(site)?;
+    if let Some(lock) = &lock
+        && lock.place().held()?.is_none()
+    {
+        for problem in recover(lock, &mut |note| progress::warning(note))?.problems {
+            progress::warning(&problem);
+        }
+    }
+    Ok(lock)
 }
 
 /// Whether somebody can be asked.

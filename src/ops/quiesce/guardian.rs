@@ -6,6 +6,8 @@
 //!
 //! Layout of the pipe: a line with the [`Plan`] as JSON, then a line for each [`Ask`]. Answers go back the same way, one [`Answer`] a line.
 //!
+//! A run that has begun to change the site says so in the state file; when it dies then, the site is left stopped.
+//!
 //! Failure: killed too, it leaves the state file, by which the next run or `site start` starts the site. A run that finds its guardian gone
 //! starts the site itself.
 //!
@@ -164,6 +166,15 @@ fn serve(plan: &Plan, asks: &Receiver<Ask>, answers: &Answers) -> Result<()> {
             Err(RecvTimeoutError::Disconnected) => Why::Gone,
         }
     });
+    if why == Why::Gone
+        && let Ok(Some(held)) = plan.place().held()
+    {
+        tell(&format!(
+            "site {} stays stopped: {held}; `holdfast site start` starts it as it is",
+            plan.site
+        ));
+        return Ok(());
+    }
     match why {
         Why::Asked => {}
         Why::Expired => tell(&format!(

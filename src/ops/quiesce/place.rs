@@ -48,6 +48,9 @@ pub(super) struct Pending {
     pub(super) attempts: u32,
     /// What went wrong when somebody tried.
     pub(super) problems: Vec<String>,
+    /// Why it is to stay stopped until somebody asks for the start: its data are of different times.
+    #[serde(default)]
+    pub(super) held: Option<String>,
 }
 
 /// A file-system snapshot that is to be removed.
@@ -137,6 +140,11 @@ impl SitePlace {
             .recursive(true)
             .mode(0o700)
             .create(&self.folder)
+    }
+
+    /// Why the site was left stopped, where a run has left it so on purpose.
+    pub fn held(&self) -> Result<Option<String>> {
+        Ok(self.pending()?.and_then(|pending| pending.held))
     }
 
     pub(super) fn pending(&self) -> Result<Option<Pending>> {
@@ -243,11 +251,13 @@ mod tests {
             start: Vec::new(),
             attempts: 3,
             problems: vec!["x".into()],
+            held: Some("y".into()),
         };
         place.set_pending(Some(&pending)).unwrap();
         let read = place.pending().unwrap().unwrap();
         assert!(read.run.is_alive());
         assert_eq!(read.problems, ["x"]);
+        assert_eq!(place.held().unwrap().as_deref(), Some("y"));
         for path in [place.folder().to_owned(), place.folder().join(STOPPED)] {
             let mode = fs::metadata(&path).unwrap().permissions().mode();
             assert_eq!(mode & 0o077, 0, "{}", path.display());

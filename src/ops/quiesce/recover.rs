@@ -39,7 +39,11 @@ pub fn recover(lock: &SiteLock, note: &mut dyn FnMut(&str)) -> Result<Recovered>
             }
         }
     }
-    if let Some(pending) = place.pending()? {
+    if let Some(held) = place.held()? {
+        recovered
+            .problems
+            .push(format!("site {} is stopped: {held}", place.site()));
+    } else if let Some(pending) = place.pending()? {
         let state = match pending.problems.is_empty() {
             true => "ended without starting it",
             false => "could not start all of it",
@@ -65,6 +69,11 @@ pub fn start_site(
     settings: Option<&QuiesceSettings>,
     note: &mut dyn FnMut(&str),
 ) -> Result<Recovered> {
+    let place = lock.place();
+    if let Some(mut pending) = place.pending()?.filter(|pending| pending.held.is_some()) {
+        pending.held = None;
+        place.set_pending(Some(&pending))?;
+    }
     let mut recovered = recover(lock, note)?;
     if let Some(settings) = settings.filter(|_| !recovered.started) {
         let steps = Step::all(&settings.start);

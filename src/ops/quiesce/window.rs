@@ -92,6 +92,12 @@ impl Quiet {
     /// Starts the guardian. Nothing is stopped yet.
     pub fn prepare(options: &QuietOptions<'_>) -> Result<Self> {
         let place = options.lock.place().clone();
+        if let Some(held) = place.held()? {
+            return Err(Error::Message(format!(
+                "site {} is stopped: {held}; bring that to its end, or start the site as it is with `holdfast site start`",
+                place.site()
+            )));
+        }
         let settings = options.settings;
         let plan = Plan {
             site: place.site().to_owned(),
@@ -171,6 +177,7 @@ impl Quiet {
             start: self.plan.start.clone(),
             attempts: self.plan.attempts,
             problems: Vec::new(),
+            held: None,
         }))?;
         self.stop_asked = true;
         self.shared.ask(Ask::Stop);
@@ -236,6 +243,21 @@ impl Quiet {
         };
         self.window = Some((window.clone(), started.begun.since_boot));
         window
+    }
+
+    /// From now on the site is not started when this run dies, but only when somebody asks; the reason is for people.
+    pub fn hold(&self, why: &str) -> Result<()> {
+        let Some(mut pending) = self.place.pending()? else {
+            return Ok(());
+        };
+        pending.held = Some(why.to_owned());
+        self.place.set_pending(Some(&pending))
+    }
+
+    /// Ends the window and leaves the site stopped, which has to be held.
+    pub fn leave_stopped(mut self) {
+        self.window = Some((QuietWindow::default(), u64::MAX));
+        self.shared.close();
     }
 
     /// Whether the site was at rest until this moment; known when the window has ended.

@@ -26,7 +26,8 @@
 //! Invariants:
 //! 1. Until step 4 nothing of the target is changed: whatever fails before leaves it as it was, and started
 //!    (`a_failure_before_the_change_leaves_the_site` in `it/site_restore.rs`).
-//! 2. A site whose parts are of different times is not started by us (`a_killed_restore_is_gone_on_with`).
+//! 2. A site whose parts are of different times is not started by us, nor by the guardian or the next backup; `site start` does it when asked
+//!    (`a_killed_restore_is_gone_on_with`).
 //! 3. A run that was killed is gone on with by the same command (`a_killed_restore_is_gone_on_with`).
 //! 4. Nobody's session is ended unless it was asked for; in the moment of the swap the server ends those that came since.
 //!
@@ -59,6 +60,7 @@ use self::queries::QueryReport;
 use self::relocate::Relocated;
 pub use self::services::CommandReport;
 use crate::ops::backup::Environment;
+use crate::ops::quiesce::SiteLock;
 use crate::ops::restore::{RestoreSummary, Trouble};
 use crate::site::SiteFile;
 use crate::target::files::Ownership;
@@ -101,6 +103,10 @@ pub struct SiteRestoreOptions {
     pub environment: Environment,
     /// Where it is kept how far a run came.
     pub state_folder: Option<PathBuf>,
+    /// The lock of the site on this host; needed where it is stopped.
+    pub lock: Option<Arc<SiteLock>>,
+    /// The program that starts the site when this run dies; see [`QuietOptions`](crate::ops::quiesce::QuietOptions).
+    pub guardian: Option<PathBuf>,
 }
 
 impl fmt::Debug for SiteRestoreOptions {
@@ -133,6 +139,8 @@ impl SiteRestoreOptions {
             user: String::new(),
             environment: Arc::new(|_| None),
             state_folder: None,
+            lock: None,
+            guardian: None,
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::format::snapshot::{Component, ComponentKind, ComponentState};
 use crate::ops::archive::SnapshotArchive;
 use crate::ops::backup::{Interrupt, now};
 use crate::ops::browse::time_text;
+use crate::ops::quiesce::SitePlace;
 use crate::ops::restore::refuse_repository;
 use crate::ops::site_extract::site_text_of;
 use crate::ops::snapshots::{self, Snapshot, open_reader};
@@ -181,7 +182,11 @@ impl Prepared {
             && left.snapshot == self.progress.snapshot
             && left.site == self.progress.site;
         let begun = left.begun.clone();
-        if !same {
+        if same && !self.options.from_start && self.was_started() {
+            self.note(format!(
+                "the restore that was begun {begun} did not come to its end, and the site was started since; it is done again from its start"
+            ));
+        } else if !same {
             let short = left.snapshot.get(..8).unwrap_or_default().to_owned();
             self.note(format!(
                 "a restore of snapshot {short}, begun {begun}, did not come to its end; this one takes its place"
@@ -200,6 +205,15 @@ impl Prepared {
             ));
             self.progress = left;
         }
+    }
+
+    /// Whether a site that a restore had left stopped was started by somebody: then it has gone on, and nothing of it is done any more.
+    fn was_started(&self) -> bool {
+        let site = &self.options.site;
+        let stops = site.quiesce.as_ref().is_some_and(|q| !q.stop.is_empty());
+        let folder = self.options.state_folder.as_deref();
+        let place = folder.map(|folder| SitePlace::new(folder, &site.name));
+        stops && place.is_some_and(|place| matches!(place.held(), Ok(None)))
     }
 
     /// The components that are restored; what has no place is a problem.

@@ -50,7 +50,7 @@ impl Prepared {
         let site = self.options.site.clone();
         let begun = Instant::now();
         let mut run = Run {
-            services: Services::new(site.quiesce.as_ref(), interrupt),
+            services: Services::new(&site, &self.options, interrupt),
             report: SiteRestoreReport {
                 snapshot: self.plan.snapshot.clone(),
                 site: site.name.clone(),
@@ -128,9 +128,9 @@ impl Run<'_> {
         if self.prepared.plan.stop_commands > 0 {
             self.step("stopping the site");
         }
-        let told = self.services.stop(self.prepared.progress.changed)?;
-        for problem in told {
-            self.note(format!("{problem}; the site was stopped by the run before"));
+        if let Some(held) = self.services.stop()? {
+            self.note(format!("the site is stopped already: {held}"));
+            self.touched = true;
         }
         self.nobody_is_there()?;
         let safety = self.safety_backup()?;
@@ -190,12 +190,16 @@ impl Run<'_> {
     }
 
     /// What is to be typed after a failure in the middle.
-    fn half_done(&self, error: Error) -> Error {
+    fn half_done(&mut self, error: Error) -> Error {
+        self.services.leave();
         let site = self.site.path.display();
         let short = self.prepared.plan.snapshot.get(..12).unwrap_or_default();
-        let started = match self.site.quiesce {
-            Some(_) => "parts of the site are new and others old, and it was not started",
-            None => "parts of the site are new and others old",
+        let (started, start) = match self.site.quiesce {
+            Some(_) => (
+                "parts of the site are new and others old, and it was not started",
+                format!(", or start it as it is: holdfast site start --site {site}"),
+            ),
+            None => ("parts of the site are new and others old", String::new()),
         };
         let back = match &self.prepared.progress.safety {
             Some(name) => {
@@ -204,7 +208,7 @@ impl Run<'_> {
             None => String::new(),
         };
         let state = format!(
-            "{started}; go on, when the cause is mended, with: holdfast restore {short} --site {site}{back}"
+            "{started}; go on, when the cause is mended, with: holdfast restore {short} --site {site}{back}{start}"
         );
         self.with(error, &state)
     }
@@ -463,6 +467,13 @@ impl Run<'_> {
 
     /// Changes the target; what is done is remembered.
     fn change(&mut self, loaded: Vec<(usize, Loaded)>) -> Result<()> {
+        let short = self.prepared.plan.snapshot.get(..12).unwrap_or_default();
+        self.services.hold(&format!(
+            "the restore of snapshot {short} has not come to its end"
+        ))?;
+        if self.interrupt.is_set() {
+            return Err(Error::Interrupted);
+        }
         self.prepared.progress.changed = true;
         self.remember()?;
         let mut loaded = loaded.into_iter();

@@ -3,25 +3,29 @@
 //! Invariant: what was stopped is started again unless data of the target were changed in part (`a_failure_before_the_change_leaves_the_site`
 //! in `it/site_restore.rs`).
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::ops::backup::Interrupt;
+use crate::ops::quiesce::{Quiet, QuietOptions, SiteLock, start_site};
+use crate::ops::restore_site::SiteRestoreOptions;
+use crate::site::SiteFile;
 use crate::site::command::{self, Surroundings};
 use crate::site::config::run::{CommandSetting, QuiesceSettings};
 use crate::site::redact_command;
 
-/// Between two tries of a start command.
-const PAUSE: Duration = Duration::from_secs(1);
+/// For so long the guardian waits for a restore that hangs.
+const WINDOW: Duration = Duration::from_secs(30 * 86_400);
 
 /// What a command did.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct CommandReport {
-    /// `stop`, `start` or `post`.
+    /// `post`.
     pub step: &'static str,
     /// The command, without secrets.
     pub command: String,
@@ -35,75 +39,116 @@ pub struct CommandReport {
 }
 
 /// The services of the target.
-#[derive(Debug)]
 pub(super) struct Services<'a> {
+    site: &'a SiteFile,
     settings: Option<&'a QuiesceSettings>,
-    interrupt: &'a Interrupt,
+    lock: Option<Arc<SiteLock>>,
+    guardian: Option<PathBuf>,
+    interrupt: Interrupt,
     reports: Mutex<Vec<CommandReport>>,
-    stopped: Option<Instant>,
+    quiet: Option<Quiet>,
+    /// An earlier run has stopped the site and left it so.
+    adopted: bool,
+    /// From now on an interrupt does not start the site.
+    kept: Arc<AtomicBool>,
+    begun: Option<Instant>,
     /// For how long they were stopped.
     pub(super) down: Option<Duration>,
 }
 
 impl<'a> Services<'a> {
-    pub(super) fn new(settings: Option<&'a QuiesceSettings>, interrupt: &'a Interrupt) -> Self {
+    pub(super) fn new(
+        site: &'a SiteFile,
+        options: &SiteRestoreOptions,
+        interrupt: &Interrupt,
+    ) -> Self {
+        let settings = site.quiesce.as_ref();
         Self {
+            site,
             settings: settings.filter(|settings| !settings.stop.is_empty()),
-            interrupt,
+            lock: options.lock.clone(),
+            guardian: options.guardian.clone(),
+            interrupt: interrupt.clone(),
             reports: Mutex::default(),
-            stopped: None,
+            quiet: None,
+            adopted: false,
+            kept: Arc::default(),
+            begun: None,
             down: None,
         }
     }
 
-    /// Runs the stop commands in order; the first that fails ends it. Where an earlier run has stopped the site already, what fails is only told.
-    pub(super) fn stop(&mut self, stopped_before: bool) -> Result<Vec<String>> {
-        let mut told = Vec::new();
+    fn lock(&self) -> Result<&SiteLock> {
+        self.lock.as_deref().ok_or_else(|| {
+            Error::Message("a site is stopped only with the lock of its state on this host".into())
+        })
+    }
+
+    /// Runs the stop commands; after one that fails the site is started again. Where an earlier restore has left the site stopped nothing is run, and
+    /// its reason is returned.
+    pub(super) fn stop(&mut self) -> Result<Option<String>> {
         let Some(settings) = self.settings else {
-            return Ok(told);
+            return Ok(None);
         };
-        self.stopped = Some(Instant::now());
-        for command in &settings.stop {
-            match self.run("stop", command, true) {
-                None => {}
-                Some(problem) if stopped_before && !self.interrupt.is_set() => told.push(problem),
-                Some(problem) => return Err(Error::Message(problem)),
-            }
+        self.begun = Some(Instant::now());
+        if let Some(held) = self.lock()?.place().held()? {
+            self.adopted = true;
+            return Ok(Some(held));
         }
-        Ok(told)
+        // A restore takes as long as it takes: until it is through, a start would be wrong.
+        let settings = QuiesceSettings {
+            window_max: WINDOW,
+            ..settings.clone()
+        };
+        let mut quiet = Quiet::prepare(&QuietOptions {
+            lock: self.lock()?,
+            settings: &settings,
+            guardian: self.guardian.clone(),
+            on_failure: self.site.hooks.on_failure.as_ref(),
+        })?;
+        let (interrupt, kept) = (self.interrupt.clone(), self.kept.clone());
+        quiet.stop(move || interrupt.is_set() && !kept.load(Ordering::Acquire))?;
+        self.quiet = Some(quiet);
+        Ok(None)
     }
 
-    /// Whether stop commands were run and start commands were not.
+    /// Whether the site is stopped.
     pub(super) fn are_stopped(&self) -> bool {
-        self.stopped.is_some()
+        self.quiet.is_some() || self.adopted
     }
 
-    /// Runs all start commands, each as often as it may be tried; says what failed.
-    pub(super) fn start(&mut self) -> Vec<String> {
-        let (Some(settings), Some(stopped)) = (self.settings, self.stopped.take()) else {
-            return Vec::new();
-        };
-        let mut problems = Vec::new();
-        for command in &settings.start {
-            let mut problem = None;
-            for attempt in 0..settings.start_attempts.max(1) {
-                if attempt > 0 {
-                    std::thread::sleep(PAUSE);
-                }
-                problem = self.run("start", command, false);
-                if problem.is_none() {
-                    break;
-                }
-            }
-            problems.extend(problem);
+    /// From now on only this run, or somebody by hand, starts the site.
+    pub(super) fn hold(&self, why: &str) -> Result<()> {
+        self.kept.store(true, Ordering::Release);
+        self.quiet.as_ref().map_or(Ok(()), |quiet| quiet.hold(why))
+    }
+
+    /// Leaves the site stopped.
+    pub(super) fn leave(&mut self) {
+        if let Some(quiet) = self.quiet.take() {
+            quiet.leave_stopped();
         }
-        self.down = Some(stopped.elapsed());
+    }
+
+    /// Runs the start commands; says what failed.
+    pub(super) fn start(&mut self) -> Vec<String> {
+        let problems = match (self.quiet.take(), std::mem::take(&mut self.adopted)) {
+            (Some(mut quiet), _) => quiet.end().problems,
+            (None, false) => return Vec::new(),
+            (None, true) => {
+                let started = self.lock().and_then(|lock| {
+                    start_site(lock, self.settings, &mut |note| tracing::info!("{note}"))
+                });
+                started.map_or_else(|e| vec![e.to_string()], |done| done.problems)
+            }
+        };
+        self.down = self.begun.map(|begun| begun.elapsed());
         problems
     }
 
     /// Runs a command after the restore.
     pub(super) fn post(&self, command: &CommandSetting) -> Result<()> {
-        match self.run("post", command, true) {
+        match self.run("post", command) {
             None => Ok(()),
             Some(problem) => Err(Error::Message(problem)),
         }
@@ -116,19 +161,14 @@ impl<'a> Services<'a> {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn run(
-        &self,
-        step: &'static str,
-        setting: &CommandSetting,
-        can_be_cancelled: bool,
-    ) -> Option<String> {
+    fn run(&self, step: &'static str, setting: &CommandSetting) -> Option<String> {
         let shown = redact_command(setting.command.expose());
         let cancelled = || self.interrupt.is_set();
         let finished = command::run(
             setting,
             &Surroundings {
                 environment: &[("HOLDFAST_STEP", step)],
-                stop: can_be_cancelled.then_some(&cancelled),
+                stop: Some(&cancelled),
                 ..Surroundings::default()
             },
         );
