@@ -508,6 +508,7 @@ fn one_run_per_site_and_host() {
     let pid = format!("process {}, since 2", running.pid());
     site.back_up().expect(11).in_one_line().says(&pid);
     site.run(&["site", "start"]).expect(11);
+    site.run(&["restore", "latest", "--yes"]).expect(11);
     // Paths without a site file are nobody's business.
     site.place.back_up(&site.path("share")).expect(0);
     site.let_go();
