@@ -31,10 +31,12 @@ use crate::format::node::Timestamp;
 use crate::format::snapshot::{Component, ComponentState, QuietWindow, Record, RunTotals};
 use crate::ops::quiesce::SiteLock;
 use crate::site::SiteFile;
+use crate::source::postgres::rights::Loss;
 use crate::stats::Stats;
 use crate::store::{Commit, Repository};
 
 use self::at_rest::AtRest;
+pub(crate) use self::databases::loss;
 use self::engine::Engine;
 
 /// A flag that asks a run to end; set by a signal.
@@ -72,6 +74,8 @@ pub struct BackupOptions {
     pub paths: Vec<PathBuf>,
     /// Databases given on the command line, as connection strings.
     pub databases: Vec<String>,
+    /// What may be missing of `databases` without making them incomplete.
+    pub accept: Vec<Loss>,
     /// `--name`.
     pub name: Option<String>,
     /// `--tag K=V`.
@@ -129,6 +133,7 @@ impl BackupOptions {
             site_name: host.clone(),
             paths: Vec::new(),
             databases: Vec::new(),
+            accept: Vec::new(),
             name: None,
             tags: Vec::new(),
             excludes: Vec::new(),

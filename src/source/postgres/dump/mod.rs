@@ -45,12 +45,14 @@ mod unreadable;
 use std::time::Duration;
 
 use super::pgtools::ToolPlaces;
+use super::rights::Loss;
 use super::{ConnSettings, ConnectOptions, RetryPolicy, StopFlag};
 
 pub use catalog::conditions;
 pub use consistency::{ClusterConsistency, cluster_consistency};
 pub use digest::{RowDigester, RowSum};
 pub use open::{Database, OpenDatabase, SnapshotFacts, Waiting, open_snapshots};
+pub(crate) use parts::binary_row;
 pub use stream::{DatabaseOutcome, StreamOptions, stream_databases};
 
 /// How tables are kept from changing while they are read.
@@ -88,6 +90,8 @@ pub struct DumpOptions {
     pub pause_replay: bool,
     /// Whether settings of columns that nothing reads back are taken out of the schema; else they fail the database.
     pub strip_pg_attver: bool,
+    /// What may be missing without making the database incomplete.
+    pub accepted: Vec<Loss>,
     /// Somebody's wish for an end.
     pub stop: StopFlag,
     /// Blocks of one part of a big table.
@@ -108,6 +112,7 @@ impl Default for DumpOptions {
             unlogged_schema_only: false,
             pause_replay: false,
             strip_pg_attver: false,
+            accepted: Vec::new(),
             stop: StopFlag::default(),
             // 128 MiB of the usual blocks.
             range_blocks: 16_384,
