@@ -230,12 +230,11 @@ impl Check<'_> {
         let list = column_list(&table.columns);
         let encoding = encoding_option(&self.info.encoding);
         let columns = list.trim_start_matches([' ', '(']).trim_end_matches(')');
-        let floats = match self.info.server_version_num < SHORTEST
-            && session.version_num() >= SHORTEST
-        {
-            true => FloatColumns::of(session, &name, &table.columns)?,
-            false => FloatColumns::default(),
-        };
+        let floats =
+            match self.info.server_version_num < SHORTEST && session.version_num() >= SHORTEST {
+                true => FloatColumns::of(session, &name, &table.columns)?,
+                false => FloatColumns::default(),
+            };
         let mut sum = RowSum::default();
         if !table.binary_parts.is_empty() {
             // What was archived in binary is read back in binary: the server can't make the text of its rows.

@@ -126,3 +126,21 @@ pub enum RestoreError {
     #[error("stopped at the first failure")]
     Halted,
 }
+
+impl RestoreError {
+    /// Adds that the database is there and not complete.
+    pub(crate) fn left_incomplete(self, database: &str) -> Self {
+        let left = |source| Self::Incomplete {
+            database: database.to_owned(),
+            source: Box::new(source),
+        };
+        match self {
+            // These carry an exit code of their own.
+            Self::Archive(_) | Self::Interrupted => {
+                tracing::warn!("{}", left(Self::Halted));
+                self
+            }
+            error => left(error),
+        }
+    }
+}

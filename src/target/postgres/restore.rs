@@ -92,8 +92,8 @@ pub fn restore_database(
     options: &RestoreOptions,
 ) -> Result<RestoreReport, RestoreError> {
     let started = Instant::now();
-    let selection = &options.selection;
-    if options.clean && !selection.is_partial() && !selection.data_only {
+    let is_part = options.selection.is_partial() || options.selection.data_only;
+    if options.clean && !is_part {
         return replace_database(target, archive, options);
     }
     let report = RestoreReport {
@@ -107,34 +107,14 @@ pub fn restore_database(
     match ended {
         Ok(_none_left) => {}
         Err(RestoreError::Halted) => report.stopped = true,
-        Err(error) => return Err(left_incomplete(error, &report, selection)),
+        // Of a whole database a part is left behind.
+        Err(error) if !is_part && (report.created || !report.tables.is_empty()) => {
+            return Err(error.left_incomplete(&report.database));
+        }
+        Err(error) => return Err(error),
     }
     report.seconds = started.elapsed().as_secs_f64();
     Ok(report)
-}
-
-/// An error says what is left behind, where it is a part of a whole database.
-fn left_incomplete(
-    error: RestoreError,
-    report: &RestoreReport,
-    selection: &Selection,
-) -> RestoreError {
-    let begun = report.created || !report.tables.is_empty();
-    if !begun || selection.is_partial() || selection.data_only {
-        return error;
-    }
-    let left = |source| RestoreError::Incomplete {
-        database: report.database.clone(),
-        source: Box::new(source),
-    };
-    match error {
-        // These carry an exit code of their own.
-        RestoreError::Archive(_) | RestoreError::Interrupted => {
-            tracing::warn!("{}", left(RestoreError::Halted));
-            error
-        }
-        error => left(error),
-    }
 }
 
 /// Chooses, and restores what was chosen.
@@ -233,10 +213,7 @@ impl Restore<'_> {
             )?;
         }
         self.check(&connector, &loaded)?;
-        if self.mark.is_some() {
-            return Ok(finals);
-        }
-        if finals.is_empty() {
+        if self.mark.is_some() || finals.is_empty() {
             return Ok(finals);
         }
         let mut session = DdlSession::open(&connector, &settings)?;
