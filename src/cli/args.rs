@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use holdfast::format::node::Timestamp;
+use holdfast::source::postgres::rights::Loss;
 
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum, ValueHint};
 
@@ -254,6 +255,9 @@ pub(super) struct Backup {
     /// A database, as libpq is told of it: 'host=db1 dbname=app user=backup' or postgresql://…; passwords belong into ~/.pgpass
     #[arg(long, short, value_name = "CONNINFO")]
     pub(super) database: Vec<String>,
+    /// What may be missing of --database because its role can't see it, without making the backup incomplete; may be given several times
+    #[arg(long, value_name = "WHAT", requires = "database", value_parser = accepted_loss)]
+    pub(super) accept: Vec<Loss>,
     /// A name for the snapshot; it takes the name over from an older one, which stays
     #[arg(long, value_name = "NAME", value_parser = snapshot_name)]
     pub(super) name: Option<String>,
@@ -690,6 +694,12 @@ fn parse_percent(text: &str) -> Result<u32, String> {
 /// Refuses names that would be taken for something else.
 fn snapshot_name(text: &str) -> Result<String, String> {
     holdfast::ops::snapshots::check_name(text).map(|()| text.to_owned())
+}
+
+/// Reads the name of a loss.
+fn accepted_loss(text: &str) -> Result<Loss, String> {
+    let found = Loss::ALL.into_iter().find(|loss| loss.name() == text);
+    found.ok_or_else(|| format!("it is one of {}", Loss::ALL.map(Loss::name).join(", ")))
 }
 
 fn parse_tag(text: &str) -> Result<(String, String), String> {

@@ -18,6 +18,7 @@ mod damage;
 mod drill;
 mod full_disk;
 mod golden;
+mod pg_adversary;
 mod pg_archive;
 mod pg_binary;
 mod pg_busy;

@@ -117,6 +117,7 @@ fn options(args: Backup, site: Option<SiteFile>) -> anyhow::Result<BackupOptions
         .map(|path| absolute(path))
         .collect::<Result<_, _>>()?;
     options.databases = args.database;
+    options.accept = args.accept;
     options.name = args.name;
     options.tags = args.tag;
     options.excludes = excludes;

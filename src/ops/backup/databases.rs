@@ -8,7 +8,7 @@ use crate::format::node::{Subtree, Timestamp};
 use crate::format::path_encoding::encode_name;
 use crate::format::snapshot::{ClusterConsistency, Component, ComponentKind, ComponentState};
 use crate::pipeline::TreePath;
-use crate::site::config::{DatabaseSettings, LockMode};
+use crate::site::config::{AcceptedLoss, DatabaseSettings, LockMode};
 use crate::site::redact_conninfo;
 use crate::source::SourceError;
 use crate::source::postgres::dump::{
@@ -16,6 +16,7 @@ use crate::source::postgres::dump::{
     cluster_consistency, open_snapshots, stream_databases, wait_for_schemas,
 };
 use crate::source::postgres::pgtools::ToolPlaces;
+use crate::source::postgres::rights::Loss;
 use crate::source::postgres::{ConnInfo, ConnSettings, StopFlag};
 use crate::store::StoreError;
 
@@ -97,6 +98,7 @@ fn of_site(database: &DatabaseSettings, options: &BackupOptions, interrupt: &Int
         dump.unlogged_schema_only = database.unlogged_schema_only;
         dump.pause_replay = database.pause_replay;
         dump.strip_pg_attver = database.strip_pg_attver;
+        dump.accepted = database.accept.iter().copied().map(loss).collect();
         dump.connections = database
             .connections
             .map(|n| usize::try_from(n).unwrap_or(usize::MAX));
@@ -116,6 +118,15 @@ fn of_site(database: &DatabaseSettings, options: &BackupOptions, interrupt: &Int
     }
 }
 
+/// The words of a site file in those of the source.
+pub(crate) fn loss(accepted: AcceptedLoss) -> Loss {
+    match accepted {
+        AcceptedLoss::RolePasswords => Loss::RolePasswords,
+        AcceptedLoss::UserMappingOptions => Loss::UserMappingOptions,
+        AcceptedLoss::Subscriptions => Loss::Subscriptions,
+    }
+}
+
 fn of_argument(conninfo: &str, options: &BackupOptions, interrupt: &Interrupt) -> Wanted {
     let settings = settings(conninfo, options);
     let name = settings.as_ref().map_or_else(
@@ -123,7 +134,10 @@ fn of_argument(conninfo: &str, options: &BackupOptions, interrupt: &Interrupt) -
         |settings| settings.dbname.clone(),
     );
     let (component, base) = component(&name, conninfo);
-    let options = dump_options(options, interrupt);
+    let options = DumpOptions {
+        accepted: options.accept.clone(),
+        ..dump_options(options, interrupt)
+    };
     Wanted {
         component,
         base,

@@ -35,10 +35,12 @@ use crate::format::snapshot::{
 use crate::ops::discover;
 use crate::ops::quiesce::SiteLock;
 use crate::site::SiteFile;
+use crate::source::postgres::rights::Loss;
 use crate::stats::Stats;
 use crate::store::{Commit, Repository};
 
 use self::at_rest::AtRest;
+pub(crate) use self::databases::loss;
 use self::engine::Engine;
 
 /// A flag that asks a run to end; set by a signal.
@@ -78,6 +80,8 @@ pub struct BackupOptions {
     pub databases: Vec<String>,
     /// Shares whose path could not be found in a database, and why; filled in when the run begins.
     pub unfound_shares: Vec<(String, String)>,
+    /// What may be missing of `databases` without making them incomplete.
+    pub accept: Vec<Loss>,
     /// `--name`.
     pub name: Option<String>,
     /// `--tag K=V`.
@@ -138,6 +142,7 @@ impl BackupOptions {
             paths: Vec::new(),
             databases: Vec::new(),
             unfound_shares: Vec::new(),
+            accept: Vec::new(),
             name: None,
             tags: Vec::new(),
             excludes: Vec::new(),

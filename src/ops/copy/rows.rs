@@ -215,13 +215,7 @@ mod tests {
             .collect();
         check(&TablePart::default(), &stream, &text);
 
-        let long = [
-            &[0, 2][..],
-            &[0, 0, 1, 244],
-            &[7; 500],
-            &[0xff; 4],
-        ]
-        .concat();
+        let long = [&[0, 2][..], &[0, 0, 1, 244], &[7; 500], &[0xff; 4]].concat();
         let short = [&[0, 2][..], &[0; 4], &[0, 0, 0, 1], b"x"].concat();
         let rows: [&[u8]; 3] = [&long, &short, &[0, 0]];
         let header = [&b"PGCOPY\n\xff\r\n\0"[..], &[0; 8]].concat();

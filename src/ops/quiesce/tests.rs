@@ -170,6 +170,7 @@ fn what_a_dead_run_left_is_started_and_removed() {
             start: steps::Step::all(&settings.start),
             attempts: 1,
             problems: Vec::new(),
+            held: None,
         }))
         .unwrap();
     let remove = commands(&[format!("echo removed >> {}", log.display())]);

@@ -1,7 +1,7 @@
 //! A database: can it be reached, what is the role not allowed to read, is there a fitting `pg_dump`.
 
 use super::{Check, Verdict};
-use crate::ops::backup::Environment;
+use crate::ops::backup::{Environment, loss};
 use crate::ops::connect::connect_with;
 use crate::site::config::DatabaseSettings;
 use crate::source::postgres::dump::conditions;
@@ -86,7 +86,13 @@ fn look(
         Verdict::Good,
         format!("{} tables, {}", first(tables), first(bytes)),
     );
+    let accepted: Vec<rights::Loss> = settings.accept.iter().copied().map(loss).collect();
     for gap in rights::hidden(session)? {
+        if gap.is_accepted(&accepted) {
+            let what = format!("{} will be missing, which is accepted", gap.summary());
+            check.add(Verdict::Note, what);
+            continue;
+        }
         check.add(
             Verdict::Skips,
             format!("{} would be missing; {}", gap.summary(), gap.remedy),

@@ -155,7 +155,10 @@ fn verifications_and_drills_grow_old() {
     let deep = entry(LedgerKind::Verify, LedgerDepth::Data, 3, 0);
     assert_eq!(level(std::slice::from_ref(&deep), None).0, Level::Ok);
     let shallow = entry(LedgerKind::Verify, LedgerDepth::Structure, 1, 0);
-    assert_eq!(level(std::slice::from_ref(&shallow), None).0, Level::Warning);
+    assert_eq!(
+        level(std::slice::from_ref(&shallow), None).0,
+        Level::Warning
+    );
     let damaged = entry(LedgerKind::Verify, LedgerDepth::Structure, 0, 2);
     assert_eq!(level(&[deep.clone(), damaged], None).0, Level::Critical);
     let site = site();

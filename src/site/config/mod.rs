@@ -198,6 +198,19 @@ pub struct DatabaseSettings {
     pub pause_replay: bool,
     /// Whether settings of columns that nothing reads back are taken out of the schema.
     pub strip_pg_attver: bool,
+    /// What may be missing without making the component incomplete, because this role can't be given the right to see it.
+    pub accept: Vec<AcceptedLoss>,
+}
+
+/// A word of `accept`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AcceptedLoss {
+    /// `role-passwords`.
+    RolePasswords,
+    /// `user-mapping-options`.
+    UserMappingOptions,
+    /// `subscriptions`.
+    Subscriptions,
 }
 
 /// `[[share]]`.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::AcceptedLoss;
 use super::read_run;
 use super::run::{DrillSettings, HookSettings, RestoreSettings, StatusSettings};
 use super::{
@@ -326,12 +327,30 @@ fn read_database(mut section: Section<'_, '_, '_>) -> Option<DatabaseSettings> {
             .unwrap_or_default(),
         pause_replay: section.boolean("pause-replay", false),
         strip_pg_attver: section.boolean("strip-pg-attver", false),
+        accept: accepted(&mut section),
     };
     let reason =
         "a secret does not belong in the site file; use passfile, a service file or PGPASSFILE";
     section.refuse("password", reason);
     section.finish(&["password"]);
     Some(settings)
+}
+
+/// Returns the losses that are accepted.
+fn accepted(section: &mut Section<'_, '_, '_>) -> Vec<AcceptedLoss> {
+    let mut accepted = Vec::new();
+    for (word, offset) in section.strings("accept") {
+        match word.as_str() {
+            "role-passwords" => accepted.push(AcceptedLoss::RolePasswords),
+            "user-mapping-options" => accepted.push(AcceptedLoss::UserMappingOptions),
+            "subscriptions" => accepted.push(AcceptedLoss::Subscriptions),
+            _ => section.fault(
+                offset,
+                "accept takes \"role-passwords\", \"user-mapping-options\" and \"subscriptions\"",
+            ),
+        }
+    }
+    accepted
 }
 
 /// Returns strings of which none may be empty.

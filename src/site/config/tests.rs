@@ -135,11 +135,12 @@ fn everything_is_read() {
 #[test]
 fn ways_of_a_database() {
     let site = parse(
-        "site.name = \"s\"\n[[database]]\nname = \"d\"\nconninfo = \"\"\nunlogged = \"schema\"\npause-replay = true\nstrip-pg-attver = true\n",
+        "site.name = \"s\"\n[[database]]\nname = \"d\"\nconninfo = \"\"\nunlogged = \"schema\"\npause-replay = true\nstrip-pg-attver = true\naccept = [\"role-passwords\"]\n",
     )
     .unwrap();
     let database = &site.databases[0];
     assert!(database.unlogged_schema_only && database.pause_replay && database.strip_pg_attver);
+    assert_eq!(database.accept, [AcceptedLoss::RolePasswords]);
 }
 
 #[test]

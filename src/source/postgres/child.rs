@@ -26,6 +26,11 @@ const DUMP_OPTIONS: &[(&str, &str)] = &[
     ("timezone", "UTC"),
     ("bytea_output", "hex"),
     ("statement_timeout", "0"),
+    ("transform_null_equals", "off"),
+    ("default_transaction_deferrable", "off"),
+    // A refused statement is pg_dump's to explain, and what is not an error would bury it.
+    ("exit_on_error", "off"),
+    ("client_min_messages", "error"),
 ];
 
 /// Variables for a child, and the password file that they name, which lives as long as this value.

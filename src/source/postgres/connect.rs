@@ -203,7 +203,7 @@ impl Connector {
                     dbname: self.settings.dbname.clone(),
                     user: self.settings.user.clone(),
                     rounds: round,
-                    attempts: failed.attempts,
+                    attempts: super::advice::add(self, failed.attempts),
                 });
             }
             let pause = options.retry.pause_after(round);

@@ -13,6 +13,7 @@
 //! | [`connect`] | hosts, tries and time-outs; [`Connector`] |
 //! | `start` | one attempt: what is sent, over which stream |
 //! | [`framing`], `tap` | the rows of a COPY, taken out of the stream before they become messages |
+//! | `advice` | what to do when a server refuses a session |
 //! | `pooler` | a pool that gives each transaction another session is refused |
 //! | [`profile`] | the settings of a session |
 //! | [`session`] | [`PgSession`], the blocking facade |
@@ -48,6 +49,7 @@
 //! **Threads**: a [`PgSession`] belongs to one thread at a time and runs its own current-thread runtime,
 //! so none of its methods may be called from asynchronous code. [`CancelHandle`] may be used from any thread.
 
+mod advice;
 pub mod cancel;
 pub mod child;
 pub mod connect;

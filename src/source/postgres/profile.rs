@@ -33,11 +33,19 @@ const EXACT: &[(&str, &str)] = &[
     ("synchronize_seqscans", "off"),
     ("statement_timeout", "0"),
     ("default_transaction_read_only", "off"),
+    ("default_transaction_isolation", "read committed"),
+    ("default_transaction_deferrable", "off"),
+    // NULL in an array is NULL, and `= NULL` is what it says.
+    ("array_nulls", "on"),
+    ("transform_null_equals", "off"),
+    // Some refusals are expected.
+    ("exit_on_error", "off"),
 ];
 
 const RESTORE: &[(&str, &str)] = &[
     ("check_function_bodies", "off"),
     ("client_min_messages", "warning"),
+    ("default_tablespace", ""),
 ];
 
 /// Settings that came with some version.

@@ -22,6 +22,36 @@ use super::session::PgSession;
 /// What a gap says that concerns the globals of the whole cluster.
 pub(super) const PASSWORDS: &str = "passwords of roles";
 
+/// What may go missing without an error, by the names under which an administrator accepts the loss: no right opens it on a managed server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// Passwords of roles: `role-passwords`.
+    RolePasswords,
+    /// Options of the user mappings of others: `user-mapping-options`.
+    UserMappingOptions,
+    /// Subscriptions: `subscriptions`.
+    Subscriptions,
+}
+
+impl Loss {
+    /// All of them.
+    pub const ALL: [Loss; 3] = [
+        Loss::RolePasswords,
+        Loss::UserMappingOptions,
+        Loss::Subscriptions,
+    ];
+
+    /// Its name in site files and on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Loss::RolePasswords => "role-passwords",
+            Loss::UserMappingOptions => "user-mapping-options",
+            Loss::Subscriptions => "subscriptions",
+        }
+    }
+}
+
 /// Something that a role cannot see or read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Gap {
@@ -33,6 +63,8 @@ pub struct Gap {
     pub remedy: String,
     /// It goes missing without an error.
     pub hidden: bool,
+    /// The loss that it is, where it may be accepted.
+    pub loss: Option<Loss>,
 }
 
 impl Gap {
@@ -43,6 +75,12 @@ impl Gap {
             [] => self.what.clone(),
             names => format!("{}: {}", self.what, shortened(names)),
         }
+    }
+
+    /// Whether this is a loss that was accepted.
+    #[must_use]
+    pub fn is_accepted(&self, accepted: &[Loss]) -> bool {
+        self.loss.is_some_and(|loss| accepted.contains(&loss))
     }
 }
 
@@ -99,16 +137,18 @@ pub fn hidden(session: &mut PgSession) -> Result<Vec<Gap>, PgError> {
     }
     let role = quoted(&session.endpoint().user.clone());
     let mut gaps = Vec::new();
-    let mut gap = |what: &str, names: Vec<String>, remedy: String| {
+    let mut gap = |loss: Loss, what: &str, names: Vec<String>, remedy: String| {
         gaps.push(Gap {
             what: what.to_owned(),
             names,
             remedy,
             hidden: true,
+            loss: Some(loss),
         });
     };
     if !reads_passwords(session)? {
         gap(
+            Loss::RolePasswords,
             PASSWORDS,
             Vec::new(),
             format!("GRANT SELECT ON pg_catalog.pg_authid TO {role}"),
@@ -124,6 +164,7 @@ pub fn hidden(session: &mut PgSession) -> Result<Vec<Gap>, PgError> {
     )?;
     if !mappings.is_empty() {
         gap(
+            Loss::UserMappingOptions,
             "options of user mappings",
             mappings,
             format!("ALTER ROLE {role} SUPERUSER (no GRANT opens the mappings of others)"),
@@ -137,6 +178,7 @@ pub fn hidden(session: &mut PgSession) -> Result<Vec<Gap>, PgError> {
         )?;
         if !subscriptions.is_empty() {
             gap(
+                Loss::Subscriptions,
                 "subscriptions",
                 subscriptions,
                 format!("ALTER ROLE {role} SUPERUSER (pg_dump leaves them out for everybody else)"),
@@ -165,6 +207,7 @@ fn closed_gap(what: &str, names: Vec<String>, remedy: String) -> Option<Gap> {
         names,
         remedy,
         hidden: false,
+        loss: None,
     })
 }
 

@@ -321,7 +321,7 @@ impl PgSession {
     /// Runs `COPY … FROM STDIN` with the bytes that `feed` gives, until it gives `None`. Returns the number of rows.
     ///
     /// Pieces need not end at row ends; 64 KiB and more is a good size. An error of `feed` aborts the COPY,
-    /// nothing of it remains. A row that the server refuses is reported at the end only: until then it throws
+    /// nothing of it remains. When the server refuses the COPY the session is closed. A row that the server refuses is reported at the end only: until then it throws
     /// away what comes, and the client has no sign of it.
     pub fn copy_in<E: From<PgError>>(
         &mut self,
@@ -329,7 +329,7 @@ impl PgSession {
         feed: &mut dyn FnMut() -> Result<Option<Bytes>, E>,
     ) -> Result<u64, E> {
         let sink = self.runtime.block_on(self.client.copy_in::<_, Bytes>(sql));
-        let mut sink = Box::pin(sink.map_err(|error| self.error(&error))?);
+        let mut sink = Box::pin(sink.map_err(|error| self.refused(&error))?);
         loop {
             let piece = match feed() {
                 Ok(Some(piece)) => piece,
@@ -350,11 +350,19 @@ impl PgSession {
             if let Err(error) = sent {
                 // The sink only knows that it was closed; the end of the COPY knows why.
                 let end = self.runtime.block_on(sink.as_mut().finish());
-                return Err(self.error(end.as_ref().err().unwrap_or(&error)).into());
+                return Err(self.refused(end.as_ref().err().unwrap_or(&error)).into());
             }
         }
         let rows = self.runtime.block_on(sink.as_mut().finish());
-        rows.map_err(|error| self.error(&error).into())
+        rows.map_err(|error| self.refused(&error).into())
+    }
+
+    /// The error of a COPY that the server did not take, which ends the session: the client's end of COPY is on its way all the same, and the answer to
+    /// it would be taken for the answer to the next statement.
+    fn refused(&self, error: &tokio_postgres::Error) -> PgError {
+        let error = self.error(error);
+        self.give_up();
+        error
     }
 
     /// Makes a round trip, so that neither side takes the session for dead, and learns whether it is.

@@ -12,11 +12,12 @@ use std::thread;
 use xxhash_rust::xxh3::xxh3_128_with_secret;
 
 use super::crew::Crew;
-use super::data::{LoadedViaRoot, PARTITION_ROOT, column_list, encoding_option, qualified};
+use super::data::{Loaded, PARTITION_ROOT, column_list, encoding_option, qualified};
 use super::error::RestoreError;
 use super::floats::{FloatColumns, SHORTEST};
 use super::report::{CheckReport, Difference, Recorder};
 use crate::format::database::{DatabaseInfo, TableInfo};
+use crate::source::postgres::dump::binary_row;
 use crate::source::postgres::{ConnectOptions, Connector, PgSession};
 
 /// Rows and the sum of their digests modulo 2^128.
@@ -31,7 +32,11 @@ pub struct RowSum {
 impl RowSum {
     /// Adds one row, as COPY gave it.
     pub fn add_row(&mut self, row: &[u8], secret: &[u8]) {
-        let row = row.strip_suffix(b"\n").unwrap_or(row);
+        self.add_whole(row.strip_suffix(b"\n").unwrap_or(row), secret);
+    }
+
+    /// Adds one row without a line end, in binary say.
+    fn add_whole(&mut self, row: &[u8], secret: &[u8]) {
         self.rows += 1;
         self.digest = self.digest.wrapping_add(xxh3_128_with_secret(row, secret));
     }
@@ -69,7 +74,7 @@ pub(crate) struct Check<'a> {
     pub(crate) recorder: &'a Recorder,
     /// Secret of the row digests, at least 192 bytes.
     pub(crate) secret: &'a [u8],
-    pub(crate) via_root: &'a LoadedViaRoot,
+    pub(crate) loaded: &'a Loaded,
     pub(crate) jobs: usize,
     /// The database may hold other large objects than the archived ones.
     pub(crate) partial: bool,
@@ -133,7 +138,7 @@ impl Check<'_> {
              JOIN pg_catalog.pg_class c ON c.oid = down.relid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
              CROSS JOIN root JOIN pg_catalog.pg_class r ON r.oid = root.relid JOIN pg_catalog.pg_namespace rn ON rn.oid = r.relnamespace"
         );
-        for (schema, name) in self.via_root {
+        for (schema, name) in &self.loaded.via_root {
             for row in session.query(&sql, &[&qualified(schema, name)])? {
                 roots.insert((row.get(0), row.get(1)), (row.get(2), row.get(3)));
             }
@@ -222,41 +227,78 @@ impl Check<'_> {
         table: &TableInfo,
     ) -> Result<RowSum, RestoreError> {
         let name = qualified(&table.schema, &table.name);
-        if !table.binary_parts.is_empty() {
-            // The server cannot make the text of its rows, so that only their number is compared.
-            let rows: i64 = session
-                .query_one(&format!("SELECT pg_catalog.count(*) FROM ONLY {name}"), &[])?
-                .get(0);
-            let digest = RowSum::archived(table).unwrap_or_default().digest;
-            let rows = u64::try_from(rows).unwrap_or_default();
-            return Ok(RowSum { rows, digest });
-        }
         let list = column_list(&table.columns);
         let encoding = encoding_option(&self.info.encoding);
-        let sql = match &table.filter {
-            Some(filter) => {
-                let columns = list.trim_start_matches([' ', '(']).trim_end_matches(')');
-                format!("COPY (SELECT {columns} FROM ONLY {name} {filter}) TO STDOUT{encoding}")
-            }
-            None => format!("COPY {name}{list} TO STDOUT{encoding}"),
-        };
+        let columns = list.trim_start_matches([' ', '(']).trim_end_matches(')');
         let floats =
             match self.info.server_version_num < SHORTEST && session.version_num() >= SHORTEST {
                 true => FloatColumns::of(session, &name, &table.columns)?,
                 false => FloatColumns::default(),
             };
         let mut sum = RowSum::default();
-        session.copy_out(&sql, &mut |row| {
+        if !table.binary_parts.is_empty() {
+            // What was archived in binary is read back in binary: the server can't make the text of its rows.
+            let filter = table.filter.as_deref().unwrap_or_default();
+            let written = self.written_in_binary(table);
+            let rows = |is: &str, form: &str| {
+                format!(
+                    "COPY (SELECT {columns} FROM (SELECT *, xmin AS holdfast_xmin FROM ONLY {name} {filter}) t \
+                     WHERE holdfast_xmin::text {is} ({written})) TO STDOUT{form}"
+                )
+            };
+            let sql = rows("IN", " WITH (FORMAT binary)");
+            self.add_rows(session, &sql, None, &mut sum)?;
+            let sql = rows("NOT IN", &encoding);
+            self.add_rows(session, &sql, Some(&floats), &mut sum)?;
+            return Ok(sum);
+        }
+        let sql = match &table.filter {
+            Some(filter) => {
+                format!("COPY (SELECT {columns} FROM ONLY {name} {filter}) TO STDOUT{encoding}")
+            }
+            None => format!("COPY {name}{list} TO STDOUT{encoding}"),
+        };
+        self.add_rows(session, &sql, Some(&floats), &mut sum)?;
+        Ok(sum)
+    }
+
+    /// Numbers of the transactions that wrote the binary parts of a table, as a list of strings; never an empty one.
+    fn written_in_binary(&self, table: &TableInfo) -> String {
+        let position =
+            |other: &TableInfo| (&other.schema, &other.name) == (&table.schema, &table.name);
+        let position = self.info.tables.iter().position(position);
+        let written = position.and_then(|position| self.loaded.binary.get(&position));
+        let numbers = written
+            .into_iter()
+            .flatten()
+            .map(|number| format!("'{number}'"));
+        let numbers: Vec<String> = std::iter::once("''".to_owned()).chain(numbers).collect();
+        numbers.join(", ")
+    }
+
+    fn add_rows(
+        &self,
+        session: &mut PgSession,
+        sql: &str,
+        text: Option<&FloatColumns>,
+        sum: &mut RowSum,
+    ) -> Result<(), RestoreError> {
+        session.copy_out(sql, &mut |message| {
             if sum.rows % 4096 == 0 {
                 self.recorder.check_interrupt()?;
             }
-            match floats.is_empty() {
-                true => sum.add_row(row, self.secret),
-                false => sum.add_row(&floats.rewrite(row), self.secret),
+            match text {
+                None => {
+                    if let Some(row) = binary_row(message) {
+                        sum.add_whole(row, self.secret);
+                    }
+                }
+                Some(floats) if floats.is_empty() => sum.add_row(message, self.secret),
+                Some(floats) => sum.add_row(&floats.rewrite(message), self.secret),
             }
             Ok::<(), RestoreError>(())
         })?;
-        Ok(sum)
+        Ok(())
     }
 
     fn compare_others(&self, report: &mut CheckReport) -> Result<(), RestoreError> {

@@ -9,8 +9,8 @@
 //!
 //! Threads: `jobs` workers with a session each, and for each COPY a thread that reads the archive ahead by a few pieces.
 
-use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::archive::DatabaseArchive;
 use super::crew::Crew;
 use super::error::RestoreError;
-use super::report::{Phase, Recorder, TableReport, is_damage};
+use super::report::{DISK_FULL, Phase, Recorder, TableReport, is_damage};
 use super::sql::{quote_identifier, quote_literal};
 use crate::error::Error;
 use crate::format::database::{SequenceState, TableInfo};
@@ -70,6 +70,8 @@ pub(crate) struct Load<'a> {
     pub(crate) recorder: &'a Recorder,
     pub(crate) stats: &'a Stats,
     pub(crate) jobs: usize,
+    /// Tables and the transactions that wrote their binary parts.
+    pub(crate) binary: Mutex<Vec<(usize, u32)>>,
 }
 
 /// One part of one table, by positions.
@@ -142,8 +144,14 @@ struct Failed {
     error: PgError,
 }
 
-/// Tables that were loaded through their root although the archive did not say so.
-pub(crate) type LoadedViaRoot = BTreeSet<(String, String)>;
+/// What a comparison must know of the load.
+#[derive(Debug, Default)]
+pub(crate) struct Loaded {
+    /// Tables that were loaded through their root although the archive did not say so.
+    pub(crate) via_root: BTreeSet<(String, String)>,
+    /// Of tables with binary parts, by their positions, the transactions that wrote these parts.
+    pub(crate) binary: BTreeMap<usize, Vec<u32>>,
+}
 
 impl Load<'_> {
     fn tables(&self) -> &[TableInfo] {
@@ -151,13 +159,14 @@ impl Load<'_> {
     }
 
     /// Loads all rows.
-    pub(crate) fn run(&self, crew: &Crew<'_>) -> Result<LoadedViaRoot, RestoreError> {
+    pub(crate) fn run(&self, crew: &Crew<'_>) -> Result<Loaded, RestoreError> {
         self.recorder.report().tables = self.tables().iter().map(table_report).collect();
+        let crashes = OnceLock::new();
         let queue = Mutex::new(Queue::new(self.tables()));
         let failed = Mutex::new(Vec::new());
         let results: Vec<Result<(), RestoreError>> = thread::scope(|scope| {
             let work = || {
-                let result = self.work(crew, &queue, &failed);
+                let result = self.work(crew, &queue, &failed, &crashes);
                 if result.is_err() {
                     queue.lock().unwrap_or_else(PoisonError::into_inner).clear();
                 }
@@ -171,9 +180,16 @@ impl Load<'_> {
         });
         results.into_iter().collect::<Result<(), RestoreError>>()?;
         let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let via_root = self.again(failed)?;
+        let mut loaded = Loaded {
+            via_root: self.again(failed, &crashes)?,
+            ..Loaded::default()
+        };
         self.compare_counts()?;
-        Ok(via_root)
+        let written = self.binary.lock().unwrap_or_else(PoisonError::into_inner);
+        for (table, transaction) in written.iter() {
+            loaded.binary.entry(*table).or_default().push(*transaction);
+        }
+        Ok(loaded)
     }
 
     /// A new session. After a COPY that failed the old one is given up: the client sends its end of COPY even where the server never began one, and
@@ -182,11 +198,22 @@ impl Load<'_> {
         self.connector.connect(&ConnectOptions::restore())
     }
 
+    /// The same after a failure that may have been the server's end.
+    fn session_after(&self, crashes: &OnceLock<String>) -> Result<PgSession, RestoreError> {
+        let mut session = self.session()?;
+        let now = crashes_of(&mut session)?;
+        match crashes.get().is_none_or(|before| *before == now) {
+            true => Ok(session),
+            false => Err(RestoreError::Crashed),
+        }
+    }
+
     fn work(
         &self,
         crew: &Crew<'_>,
         queue: &Mutex<Queue>,
         failed: &Mutex<Vec<Failed>>,
+        crashes: &OnceLock<String>,
     ) -> Result<(), RestoreError> {
         let is_work_left = || {
             !queue
@@ -198,6 +225,10 @@ impl Load<'_> {
         let Some((mut session, _place)) = joined else {
             return Ok(());
         };
+        if crashes.get().is_none() {
+            let before = crashes_of(&mut session)?;
+            crashes.get_or_init(|| before);
+        }
         let mut current = None;
         loop {
             let next = queue
@@ -214,21 +245,21 @@ impl Load<'_> {
                 .unwrap_or_else(|| (table.schema.clone(), table.name.clone()));
             match self.copy(&mut session, unit, &into) {
                 Ok(rows) => self.loaded(unit, rows),
-                Err(RestoreError::Target(error)) => {
+                Err(RestoreError::Target(error)) if error.code() != Some(DISK_FULL) => {
                     tracing::debug!(table = %table.name, reason = %error, "a part is put off");
                     failed
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner)
                         .push(Failed { unit, error });
                     drop(session);
-                    session = self.session()?;
+                    session = self.session_after(crashes)?;
                 }
                 // Damage costs the part that it lies in, not the database.
                 Err(RestoreError::Archive(error)) if is_damage(&error) => {
                     self.recorder
                         .damaged(Phase::Data, part_label(table, unit.part), &error)?;
                     drop(session);
-                    session = self.session()?;
+                    session = self.session_after(crashes)?;
                 }
                 Err(error) => return Err(error),
             }
@@ -236,8 +267,12 @@ impl Load<'_> {
     }
 
     /// Tries what failed once more, one after the other, until a whole round brings nothing.
-    fn again(&self, mut failed: Vec<Failed>) -> Result<LoadedViaRoot, RestoreError> {
-        let mut via_root = LoadedViaRoot::new();
+    fn again(
+        &self,
+        mut failed: Vec<Failed>,
+        crashes: &OnceLock<String>,
+    ) -> Result<BTreeSet<(String, String)>, RestoreError> {
+        let mut via_root = BTreeSet::new();
         if failed.is_empty() {
             return Ok(via_root);
         }
@@ -265,7 +300,7 @@ impl Load<'_> {
                         let object = part_label(table, before.unit.part);
                         self.recorder.damaged(Phase::Data, object, &error)?;
                         drop(session);
-                        session = self.session()?;
+                        session = self.session_after(crashes)?;
                     }
                     Err(RestoreError::Target(error)) if error.server_error().is_some() => {
                         still.push(Failed {
@@ -273,7 +308,7 @@ impl Load<'_> {
                             error,
                         });
                         drop(session);
-                        session = self.session()?;
+                        session = self.session_after(crashes)?;
                     }
                     Err(error) => return Err(error),
                 }
@@ -329,7 +364,8 @@ impl Load<'_> {
         into: &(String, String),
     ) -> Result<u64, RestoreError> {
         let table = &self.tables()[unit.table];
-        let form = match table.binary_parts.contains(&unit.part) {
+        let binary = table.binary_parts.contains(&unit.part);
+        let form = match binary {
             true => " WITH (FORMAT binary)".to_owned(),
             false => encoding_option(&self.archive.description().encoding),
         };
@@ -338,10 +374,31 @@ impl Load<'_> {
             qualified(&into.0, &into.1),
             column_list(&table.columns),
         );
+        // Its rows are found again by the transaction that wrote them.
+        let transaction = match binary {
+            true => Some(begin(session)?),
+            false => None,
+        };
+        let rows = self.send(session, &sql, table, unit)?;
+        if let Some(transaction) = transaction {
+            session.batch_execute("COMMIT")?;
+            let mut written = self.binary.lock().unwrap_or_else(PoisonError::into_inner);
+            written.push((unit.table, transaction));
+        }
+        Ok(rows)
+    }
+
+    fn send(
+        &self,
+        session: &mut PgSession,
+        sql: &str,
+        table: &TableInfo,
+        unit: Unit,
+    ) -> Result<u64, RestoreError> {
         let (sender, receiver) = bounded(PIECES_AHEAD);
         thread::scope(|scope| {
             let reader = scope.spawn(move || self.read(table, unit.part, &sender));
-            let copied = session.copy_in(&sql, &mut || next_piece(&receiver));
+            let copied = session.copy_in(sql, &mut || next_piece(&receiver));
             // A reader that waits to hand on a piece must see that nobody takes it.
             drop(receiver);
             let read = reader.join().expect("a reader that panics is our bug");
@@ -429,6 +486,20 @@ impl Load<'_> {
         }
         Ok(())
     }
+}
+
+/// Begins a transaction and returns its number, as `xmin` of its rows will show it.
+fn begin(session: &mut PgSession) -> Result<u32, PgError> {
+    session.batch_execute("BEGIN")?;
+    let sql = "SELECT pg_catalog.txid_current() & 4294967295";
+    let transaction: i64 = session.query_one(sql, &[])?.get(0);
+    Ok(u32::try_from(transaction).expect("32 bits were taken"))
+}
+
+/// Something that is another after the server crashed: its counters begin anew then, and are kept when it is stopped and started.
+fn crashes_of(session: &mut PgSession) -> Result<String, PgError> {
+    let sql = "SELECT coalesce(stats_reset::text, '') FROM pg_catalog.pg_stat_bgwriter";
+    Ok(session.query_one(sql, &[])?.get(0))
 }
 
 /// What the reader of a part hands on.

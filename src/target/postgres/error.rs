@@ -61,6 +61,20 @@ pub enum RestoreError {
         /// The server's reason.
         reason: String,
     },
+    /// What was begun can't be gone on with.
+    #[error("database \"{database}\" is left incomplete, restore it again with --clean")]
+    Incomplete {
+        /// Its name.
+        database: String,
+        /// What happened.
+        #[source]
+        source: Box<RestoreError>,
+    },
+    /// The server came up again after a crash in the middle.
+    #[error(
+        "the server crashed and came up again during the restore: unlogged tables are empty then, and what was not yet written may be gone"
+    )]
+    Crashed,
     /// The new database could not take the place of the old one.
     #[error("the restored database can't take the name \"{database}\": {reason}")]
     Swap {
@@ -111,4 +125,22 @@ pub enum RestoreError {
     /// The first failure stopped the restore, as asked; the report names it.
     #[error("stopped at the first failure")]
     Halted,
+}
+
+impl RestoreError {
+    /// Adds that the database is there and not complete.
+    pub(crate) fn left_incomplete(self, database: &str) -> Self {
+        let left = |source| Self::Incomplete {
+            database: database.to_owned(),
+            source: Box::new(source),
+        };
+        match self {
+            // These carry an exit code of their own.
+            Self::Archive(_) | Self::Interrupted => {
+                tracing::warn!("{}", left(Self::Halted));
+                self
+            }
+            error => left(error),
+        }
+    }
 }

@@ -175,6 +175,9 @@ pub(crate) fn is_damage(error: &Error) -> bool {
     error.exit_code() == 4
 }
 
+/// The server has no room left.
+pub(crate) const DISK_FULL: &str = "53100";
+
 /// Gathers the report from all workers.
 #[derive(Debug)]
 pub(crate) struct Recorder {
@@ -237,6 +240,8 @@ impl Recorder {
         error: PgError,
     ) -> Result<(), RestoreError> {
         match error.server_error() {
+            // Whatever comes next is refused too.
+            Some(server) if server.code == DISK_FULL => Err(error.into()),
             Some(server) => self.fail(phase, object, server.to_string(), Some(&server.code)),
             None => Err(error.into()),
         }

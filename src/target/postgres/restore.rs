@@ -12,8 +12,8 @@
 //! Threads: called from one thread, blocks until the end; opens up to `jobs` + 1 connections.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Instant;
 
@@ -22,7 +22,7 @@ use super::archive::DatabaseArchive;
 use super::check::Check;
 use super::crew::Crew;
 use super::data::qualified;
-use super::data::{Load, LoadedViaRoot, set_sequences};
+use super::data::{Load, Loaded, set_sequences};
 use super::ddl::{DdlSession, DdlSettings, statement_text};
 use super::error::RestoreError;
 use super::globals::{
@@ -92,8 +92,8 @@ pub fn restore_database(
     options: &RestoreOptions,
 ) -> Result<RestoreReport, RestoreError> {
     let started = Instant::now();
-    let selection = &options.selection;
-    if options.clean && !selection.is_partial() && !selection.data_only {
+    let is_part = options.selection.is_partial() || options.selection.data_only;
+    if options.clean && !is_part {
         return replace_database(target, archive, options);
     }
     let report = RestoreReport {
@@ -107,6 +107,10 @@ pub fn restore_database(
     match ended {
         Ok(_none_left) => {}
         Err(RestoreError::Halted) => report.stopped = true,
+        // Of a whole database a part is left behind.
+        Err(error) if !is_part && (report.created || !report.tables.is_empty()) => {
+            return Err(error.left_incomplete(&report.database));
+        }
         Err(error) => return Err(error),
     }
     report.seconds = started.elapsed().as_secs_f64();
@@ -189,7 +193,7 @@ impl Restore<'_> {
         }
         // Where there are few connections, the others need this one.
         session.close();
-        let via_root = self.data(&connector)?;
+        let loaded = self.data(&connector)?;
         PostData::new(&plan.post_data, self.recorder).run(
             &connector,
             &settings,
@@ -208,11 +212,8 @@ impl Restore<'_> {
                 self.recorder,
             )?;
         }
-        self.check(&connector, &via_root)?;
-        if self.mark.is_some() {
-            return Ok(finals);
-        }
-        if finals.is_empty() {
+        self.check(&connector, &loaded)?;
+        if self.mark.is_some() || finals.is_empty() {
             return Ok(finals);
         }
         let mut session = DdlSession::open(&connector, &settings)?;
@@ -724,13 +725,14 @@ impl Restore<'_> {
     }
 
     /// Rows, large objects and sequences; large objects beside the rows, because nothing depends on them.
-    fn data(&self, connector: &Connector) -> Result<LoadedViaRoot, RestoreError> {
+    fn data(&self, connector: &Connector) -> Result<Loaded, RestoreError> {
         let load = Load {
             archive: self.archive,
             connector,
             recorder: self.recorder,
             stats: &self.options.stats,
             jobs: self.options.jobs,
+            binary: Mutex::default(),
         };
         let info = self.archive.description();
         let crew = Crew::new(connector, self.recorder);
@@ -753,7 +755,7 @@ impl Restore<'_> {
                 objects.join().expect("a worker that panics is our bug"),
             )
         });
-        let via_root = loaded?;
+        let loaded = loaded?;
         match objects {
             Err(RestoreError::Archive(error)) if is_damage(&error) => {
                 self.recorder
@@ -763,10 +765,10 @@ impl Restore<'_> {
         }
         let mut session = connector.connect(&ConnectOptions::restore())?;
         set_sequences(&mut session, &info.sequences, self.recorder)?;
-        Ok(via_root)
+        Ok(loaded)
     }
 
-    fn check(&self, connector: &Connector, via_root: &LoadedViaRoot) -> Result<(), RestoreError> {
+    fn check(&self, connector: &Connector, loaded: &Loaded) -> Result<(), RestoreError> {
         let Some(secret) = &self.options.check else {
             return Ok(());
         };
@@ -776,7 +778,7 @@ impl Restore<'_> {
             connector,
             recorder: self.recorder,
             secret,
-            via_root,
+            loaded,
             jobs: self.options.jobs,
             partial: !self.options.selection.is_all(),
         };

@@ -154,7 +154,7 @@ impl Replacement {
         let beside = target.renamed(&name);
         let ended = restore(&beside, archive, &inner, &recorder, Some(&mark));
         if session.ping().is_err()
-            && let Ok(fresh) = target.maintenance()
+            && let Ok(fresh) = target.maintenance_once()
         {
             // It was idle for long, or the server was restarted.
             session = fresh;
@@ -244,24 +244,20 @@ impl Replacement {
     pub fn abandon(mut self) -> Option<String> {
         let dropped = match self.session.ping() {
             Ok(()) => drop_database(&mut self.session, &self.new),
-            Err(_) => self.target.maintenance().map_or_else(
-                |error| match error {
-                    RestoreError::Target(error) => Err(error),
-                    // Without a way to the server nothing can be said but that.
-                    _ => Ok(()),
-                },
-                |mut session| drop_database(&mut session, &self.new),
-            ),
+            Err(lost) => match self.target.maintenance_once() {
+                Ok(mut session) => drop_database(&mut session, &self.new),
+                Err(_unreachable) => Err(lost),
+            },
         };
         let error = dropped.err()?;
-        let left = format!(
-            "the unfinished database \"{}\" is left on the server, because it could not be dropped ({}); the next restore of \"{}\" with --clean drops it",
+        let reason = error
+            .server_error()
+            .map_or_else(String::new, |said| format!(" ({said})"));
+        Some(format!(
+            "the unfinished database \"{}\" could not be dropped{reason}, the next restore of \"{}\" with --clean does it",
             self.new.name,
-            said(&error),
             self.target.database()
-        );
-        tracing::warn!("{left}");
-        Some(left)
+        ))
     }
 
     /// Cleans up after an error and says what remains.
@@ -271,14 +267,19 @@ impl Replacement {
         let left = self.abandon();
         match source {
             // These carry an exit code of their own.
-            RestoreError::Archive(_) | RestoreError::Interrupted => source,
+            RestoreError::Archive(_) | RestoreError::Interrupted => {
+                if let Some(left) = left {
+                    tracing::warn!("{left}");
+                }
+                source
+            }
             source => RestoreError::Replace {
                 database,
                 state: match there {
                     true => "it stays as it was",
                     false => "there was none before",
                 },
-                left: left.map_or_else(String::new, |left| format!(" ({left})")),
+                left: left.map_or_else(String::new, |left| format!("; {left}")),
                 source: Box::new(source),
             },
         }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::error::RestoreError;
 use super::globals::ExistingGlobals;
 use crate::source::postgres::{
-    ConnInfo, ConnSettings, ConnectOptions, Connector, PgError, PgSession,
+    ConnInfo, ConnSettings, ConnectOptions, Connector, PgError, PgSession, RetryPolicy,
 };
 
 /// Databases that nearly every cluster has, in the order in which we try to work from them.
@@ -92,16 +92,24 @@ impl RestoreTarget {
 
     /// Connects to a database of the cluster that is there in any case.
     pub(crate) fn maintenance(&self) -> Result<PgSession, RestoreError> {
+        self.maintenance_with(&ConnectOptions::restore())
+    }
+
+    /// The same without a second try, for tidying up after a server that may be gone.
+    pub(crate) fn maintenance_once(&self) -> Result<PgSession, RestoreError> {
+        self.maintenance_with(&ConnectOptions {
+            retry: RetryPolicy::once(),
+            ..ConnectOptions::restore()
+        })
+    }
+
+    fn maintenance_with(&self, options: &ConnectOptions) -> Result<PgSession, RestoreError> {
         let mut first = None;
         for name in MAINTENANCE
             .into_iter()
             .filter(|name| *name != self.database)
         {
-            match self
-                .connector
-                .with_dbname(name)
-                .connect(&ConnectOptions::restore())
-            {
+            match self.connector.with_dbname(name).connect(options) {
                 Ok(session) => return Ok(session),
                 // The database does not exist, or nobody may connect to it.
                 Err(error)

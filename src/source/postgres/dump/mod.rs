@@ -52,6 +52,7 @@ mod unreadable;
 use std::time::Duration;
 
 use super::pgtools::ToolPlaces;
+use super::rights::Loss;
 use super::{ConnSettings, ConnectOptions, RetryPolicy, StopFlag};
 
 pub use catalog::conditions;
@@ -59,6 +60,7 @@ pub use consistency::{ClusterConsistency, cluster_consistency};
 pub use digest::{RowDigester, RowSum};
 pub use open::{Database, OpenDatabase, SnapshotFacts, Waiting, open_snapshots, wait_for_schemas};
 pub use outcome::DatabaseOutcome;
+pub(crate) use parts::binary_row;
 pub use stream::{StreamOptions, stream_databases};
 
 /// How tables are kept from changing while they are read.
@@ -97,6 +99,8 @@ pub struct DumpOptions {
     pub pause_replay: bool,
     /// Whether settings of columns that nothing reads back are taken out of the schema; else they fail the database.
     pub strip_pg_attver: bool,
+    /// What may be missing without making the database incomplete.
+    pub accepted: Vec<Loss>,
     /// Somebody's wish for an end.
     pub stop: StopFlag,
     /// Blocks of one part of a big table.
@@ -117,6 +121,7 @@ impl Default for DumpOptions {
             unlogged_schema_only: false,
             pause_replay: false,
             strip_pg_attver: false,
+            accepted: Vec::new(),
             stop: StopFlag::default(),
             // 128 MiB of the usual blocks.
             range_blocks: 16_384,

@@ -239,7 +239,7 @@ pub(super) fn is_too_big_for_text(error: &str) -> bool {
 }
 
 /// Returns the row in a message of a binary COPY: the first one has the header before it, the last one is only the end.
-pub(super) fn binary_row(message: &[u8]) -> Option<&[u8]> {
+pub(crate) fn binary_row(message: &[u8]) -> Option<&[u8]> {
     const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
     // After the signature: flags, and the length of an extension, which no version has.
     const HEADER_BYTES: usize = SIGNATURE.len() + 8;

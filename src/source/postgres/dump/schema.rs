@@ -12,7 +12,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -369,23 +369,45 @@ fn run(
     }))
 }
 
-/// Reads what a child says, shortened to what a person reads.
+/// Reads what a child says, shortened to what a person reads: its errors, where there are any, and of them the first.
 fn words_of(stream: impl Read) -> String {
-    const WORDS_MAX: u64 = 4096;
+    const WORDS_MAX: usize = 4096;
     let mut stream = BufReader::new(stream);
-    let mut bytes = Vec::new();
-    let read = stream.by_ref().take(WORDS_MAX).read_to_end(&mut bytes);
-    // The child must not block on a full pipe.
-    let rest = io::copy(&mut stream, &mut io::sink());
-    if let Err(error) = read.map(|_| ()).and(rest.map(|_| ())) {
-        tracing::debug!(%error, "cannot read the messages of a child");
+    let (mut words, mut errors) = (String::new(), false);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        // The child must not block on a full pipe, so that all is read.
+        match stream.by_ref().take(1 << 20).read_until(b'\n', &mut line) {
+            Ok(0) => return words,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(%error, "cannot read the messages of a child");
+                return words;
+            }
+        }
+        let text = String::from_utf8_lossy(&line);
+        let text = text.trim();
+        let is_error = [
+            "pg_dump: error: ",
+            "pg_dumpall: error: ",
+            "pg_dump: [archiver",
+            "pg_dumpall: [archiver",
+        ]
+        .iter()
+        .any(|sign| text.starts_with(sign));
+        if is_error && !errors {
+            // What the server told before is not the reason.
+            (words, errors) = (String::new(), true);
+        }
+        if text.is_empty() || words.len() >= WORDS_MAX {
+            continue;
+        }
+        if !words.is_empty() {
+            words.push_str("; ");
+        }
+        words.extend(text.chars().take(WORDS_MAX));
     }
-    let text = String::from_utf8_lossy(&bytes);
-    text.lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect::<Vec<_>>()
-        .join("; ")
 }
 
 fn waits_for_a_lock(words: &str) -> bool {
@@ -460,6 +482,17 @@ mod tests {
         without_unreadable(&mut stripped, true).unwrap();
         assert_eq!(stripped.notes.len(), 1);
         assert!(without_unreadable(&mut stripped, false).is_ok());
+    }
+
+    #[test]
+    fn of_many_words_the_error_is_kept() {
+        let noise = "WARNING:  of the server\n\n".repeat(1000);
+        let error = "pg_dump: error: query failed: ERROR:  no\npg_dump: detail: Query was: x\n";
+        let expected = "pg_dump: error: query failed: ERROR:  no; pg_dump: detail: Query was: x";
+        assert_eq!(words_of(format!("{noise}{error}").as_bytes()), expected);
+        let words = words_of(noise.as_bytes());
+        assert!(words.starts_with("WARNING:  of the server; WARNING") && words.len() < 8192);
+        assert_eq!(words_of(&b""[..]), "");
     }
 
     #[test]

@@ -665,6 +665,11 @@ impl Run<'_> {
             .iter()
             .map(|what| format!("not included: {what}"))
             .collect::<Vec<_>>();
+        let accepted = &self.open.source.options.accepted;
+        let lost = self.open.prepared.catalog.hidden.iter();
+        for gap in lost.filter(|gap| gap.is_accepted(accepted)) {
+            notes.push(format!("accepted as missing: {}", gap.summary()));
+        }
         let schema = self.schema.get();
         notes.extend(
             schema
@@ -692,10 +697,12 @@ impl Run<'_> {
 
     /// Says why the component is not whole: what nobody could read, although nothing failed.
     fn incomplete(&self) -> Option<String> {
-        let hidden = &self.open.prepared.catalog.hidden;
+        let accepted = &self.open.source.options.accepted;
+        let hidden = self.open.prepared.catalog.hidden.iter();
+        let hidden: Vec<&Gap> = hidden.filter(|gap| !gap.is_accepted(accepted)).collect();
         let mut reasons: Vec<String> = self.open.cluster.globals_failure.iter().cloned().collect();
         if !hidden.is_empty() {
-            let what: Vec<String> = hidden.iter().map(Gap::summary).collect();
+            let what: Vec<String> = hidden.iter().map(|gap| gap.summary()).collect();
             let mut remedies: Vec<&str> = hidden.iter().map(|gap| gap.remedy.as_str()).collect();
             remedies.dedup();
             reasons.push(format!(
