@@ -340,7 +340,7 @@ fn the_last_row_end_is_found_wherever_it_is() {
         assert_eq!(last_row_end(&bytes), None);
         for _ in 0..random.below(4) * u64::from(length > 0) {
             let place = random.below(length as u64);
-            bytes[place as usize] = b'\n';
+            bytes[usize::try_from(place).unwrap()] = b'\n';
         }
         let expected = bytes.iter().rposition(|&byte| byte == b'\n');
         assert_eq!(last_row_end(&bytes), expected, "{length}");

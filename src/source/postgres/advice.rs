@@ -54,7 +54,7 @@ fn databases(connector: &Connector) -> Option<String> {
     }
     let sql = "SELECT datname FROM pg_catalog.pg_database WHERE datallowconn AND datname <> 'template1' ORDER BY 1";
     let names = LISTS.iter().find_map(|name| {
-        let mut session = connector.with_dbname(*name).connect(&options).ok()?;
+        let mut session = connector.with_dbname(name).connect(&options).ok()?;
         session.simple_column(sql).ok()
     })?;
     let names: Vec<String> = names.into_iter().flatten().collect();

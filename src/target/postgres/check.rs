@@ -284,7 +284,7 @@ impl Check<'_> {
         sum: &mut RowSum,
     ) -> Result<(), RestoreError> {
         session.copy_out(sql, &mut |message| {
-            if sum.rows % 4096 == 0 {
+            if sum.rows.is_multiple_of(4096) {
                 self.recorder.check_interrupt()?;
             }
             match text {
