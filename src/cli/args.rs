@@ -194,7 +194,8 @@ removed; else the start commands of the site file are run. They must bear that a
 
 A backup that is under way has the site in its hands: exit code 11. A service that can't be started is named: exit code 1.
 
-In a systemd unit this belongs into ExecStopPost=, so that a killed backup leaves no site stopped.")]
+In a systemd unit this belongs into ExecStopPost=, for the case that the backup was killed ($EXIT_CODE is not \"exited\"): it also \
+starts a site that an unfinished restore has left stopped.")]
     Start,
     /// Get the site file back out of a snapshot, for a bare machine
     #[command(long_about = "\
