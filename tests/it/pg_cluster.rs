@@ -19,6 +19,8 @@ use holdfast::source::postgres::{
 pub(crate) struct ClusterOptions {
     /// Listen on TCP at 127.0.0.1 with a free port.
     pub(crate) tcp: bool,
+    /// That port, where it must be a certain one.
+    pub(crate) port: Option<u16>,
     /// Lines of `pg_hba.conf`, instead of trust for all.
     pub(crate) hba: Vec<String>,
     /// Lines of `postgresql.conf`.
@@ -149,7 +151,11 @@ impl Cluster {
             .arg(&data)
             .args(&options.initdb)
             .current_dir(folder.path()));
-        let port = if options.tcp { free_port() } else { 5432 };
+        let port = match (options.port, options.tcp) {
+            (Some(port), _) => port,
+            (None, true) => free_port(),
+            (None, false) => 5432,
+        };
         let mut cluster = Self {
             folder,
             bin,
