@@ -449,6 +449,19 @@ pub(super) struct Export {
     /// Leave out GRANT and REVOKE, with sql
     #[arg(long)]
     pub(super) no_privileges: bool,
+    /// The PostgreSQL that it is for, with sql and pg-directory: 15, 9.6 [default: that of the source]
+    #[arg(long, value_name = "VERSION", value_parser = server_version)]
+    pub(super) target_version: Option<u32>,
+}
+
+/// Reads a version of PostgreSQL as its number.
+fn server_version(text: &str) -> Result<u32, String> {
+    let mut parts = text.split('.').map(|part| part.parse::<u32>().ok());
+    match (parts.next().flatten(), parts.next().flatten()) {
+        (Some(major @ 10..=99), _) => Ok(major * 10_000),
+        (Some(9), Some(minor @ 0..=6)) => Ok(90_000 + minor * 100),
+        _ => Err("a version is written as 15 or as 9.6".to_owned()),
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

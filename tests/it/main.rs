@@ -35,6 +35,7 @@ mod pg_selection;
 mod pg_standby;
 mod pg_swap;
 mod pg_tls;
+mod pg_traps;
 mod place;
 mod quiet;
 mod redis;

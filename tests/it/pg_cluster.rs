@@ -288,6 +288,26 @@ impl Cluster {
         self.pid = 0;
     }
 
+    /// Kills the server's first process, and waits until the others have noticed.
+    pub(crate) fn crash(&mut self) {
+        let of_server = |pid: u32| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+            parent.and_then(|parent| parent.trim().parse().ok()) == Some(self.pid)
+        };
+        let all = fs::read_dir("/proc").expect("/proc").flatten();
+        let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let children: Vec<u32> = pids.filter(|pid| of_server(*pid)).collect();
+        signal(self.pid, "KILL");
+        let is_there = |pid: &u32| Path::new(&format!("/proc/{pid}")).exists();
+        let end = Instant::now() + Duration::from_secs(60);
+        while is_there(&self.pid) || children.iter().any(is_there) {
+            assert!(Instant::now() < end, "the server's processes stay");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.pid = 0;
+    }
+
     /// Returns the data folder.
     pub(crate) fn data(&self) -> PathBuf {
         self.folder.path().join("data")
