@@ -295,6 +295,9 @@ pub(super) struct Backup {
     /// Bytes a second that are written to the repository, at most: 10M [default: rate in the site file's [limits], else no limit]
     #[arg(long, value_name = "SIZE", value_parser = super::output::parse_size)]
     pub(super) limit_rate: Option<u64>,
+    /// Leave the site running although the site file says how to stop it ([quiesce]); the record says of each part that it was not at rest
+    #[arg(long)]
+    pub(super) no_stop: bool,
     /// Give way to others in processor and disk time [default: low-priority in the site file's [limits]]
     #[arg(long)]
     pub(super) low_priority: bool,

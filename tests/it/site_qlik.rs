@@ -546,6 +546,19 @@ fn a_night_and_a_disaster() {
         .stdout;
     let warning = "HOLDFAST WARNING - qlik-prod: reference apps: 1 rows without a file, 1 files without a row |";
     assert!(status.starts_with(warning), "{status}");
+    // In a pinch: nothing is stopped, and the record says so of each part.
+    site.services.take_log();
+    let pinch = ["backup", "--site", &file, "--no-stop", "--name", "pinch"];
+    let pinch = site.run(&pinch).expect(0).stdout;
+    assert!(site.services.take_log().is_empty());
+    assert!(
+        pinch.contains("the site was not stopped, as asked"),
+        "{pinch}"
+    );
+    assert!(pinch.contains("NOT read at rest: "), "{pinch}");
+    let record = &place.snapshots().pop().unwrap().record;
+    let loud = record.components.iter().filter(|c| c.quiet == Some(false));
+    assert_eq!(loud.count(), DATABASES.len() + SHARES.len() + 2);
     // The tree that is looked through every month.
     let dated = site.path("dated").display().to_string();
     site.run(&["export", "nightly", "--format", "dated", "-o", &dated])
