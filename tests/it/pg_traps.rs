@@ -261,6 +261,11 @@ fn what_reaches_into_other_schemas_servers_and_disks_comes_back() {
     };
     assert_same(&without(source), &without(squeezed(&other, "app")));
     assert_eq!(text(&other, "app", rows), source_rows);
+    // Where it shall be made and its folder is not to be had: one failure, told by its name.
+    drop(cluster);
+    let told = restore(&place, "app", &other.conninfo("more"), &["--check"]).expect(3);
+    assert!(told.stdout.contains("CREATE TABLESPACE side"), "{told:#?}");
+    assert_eq!(text(&other, "more", rows), source_rows);
     place.assert_good(Depth::EndToEnd);
 }
 
