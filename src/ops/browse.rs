@@ -151,7 +151,8 @@ impl Archive {
     pub(crate) fn open(repository: &Arc<Repository>, report: &mut Report<'_>) -> Result<Self> {
         let state = repository.read_state()?;
         let snapshots = snapshots::list(repository, &state, &mut |error| report.tell(None, error))?;
-        let index = chunk_index::cache::open(repository, &state, &mut |error| report.tell(None, error))?;
+        let index =
+            chunk_index::cache::open(repository, &state, &mut |error| report.tell(None, error))?;
         Ok(Self {
             repository: repository.clone(),
             state,

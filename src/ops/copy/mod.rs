@@ -273,7 +273,8 @@ fn copy_all(
     let mut damage: Vec<(Option<ObjectHash>, String)> = Vec::new();
     let all = snapshots::list(source, state, &mut |e| damage.push((None, describe(&e))))?;
     let chosen = chosen(state, &all, options)?;
-    let index = chunk_index::cache::open(source, state, &mut |e| damage.push((None, describe(&e))))?;
+    let index =
+        chunk_index::cache::open(source, state, &mut |e| damage.push((None, describe(&e))))?;
     // Damage of what nobody asked for is no reason to fail; what it hits is told below.
     if !options.snapshots.is_empty() {
         damage.clear();

@@ -200,9 +200,7 @@ impl<'r> Packs<'r> {
             .filter(|pack| !self.absent.contains(pack))
             .collect();
         for pack in &named {
-            self.stats
-                .bytes_expected
-                .add(self.index.pack(*pack)?.len);
+            self.stats.bytes_expected.add(self.index.pack(*pack)?.len);
         }
         self.packs += u64::try_from(self.unnamed.len()).unwrap_or(u64::MAX);
         let start = || Ok(PackChecker::new(self.repository, frame_decoder)?);

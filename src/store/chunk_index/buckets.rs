@@ -20,7 +20,9 @@ use std::collections::BinaryHeap;
 use std::io;
 use std::sync::OnceLock;
 
-use super::pages::{BODY, Broken, Out, PAGE, Pages, Region, at, check_of, seal, u32_at, u64_at, wide};
+use super::pages::{
+    BODY, Broken, Out, PAGE, Pages, Region, at, check_of, seal, u32_at, u64_at, wide,
+};
 
 const HEAD: usize = 8;
 const BLOCK: usize = 64;
@@ -436,7 +438,13 @@ mod tests {
             assert_eq!(found, expected);
             assert!(table.may_have(&pages, *wanted));
         }
-        for absent in [0, 1, u64::MAX, 1 << 40, prefixes.first().map_or(7, |p| p ^ 1)] {
+        for absent in [
+            0,
+            1,
+            u64::MAX,
+            1 << 40,
+            prefixes.first().map_or(7, |p| p ^ 1),
+        ] {
             let mut found = 0;
             table.find(&pages, absent, |_| found += 1).unwrap();
             assert_eq!(found, prefixes.iter().filter(|p| **p == absent).count());
@@ -473,7 +481,9 @@ mod tests {
         let random = |n: u64| u64_at(blake3::hash(&n.to_le_bytes()).as_bytes(), 0);
         let prefixes: Vec<u64> = (0..50_000).map(random).collect();
         let (pages, table) = table(13, &prefixes, 3);
-        let through = (50_000..150_000).filter(|n| table.may_have(&pages, random(*n))).count();
+        let through = (50_000..150_000)
+            .filter(|n| table.may_have(&pages, random(*n)))
+            .count();
         assert!((300..2000).contains(&through), "{through} of 100000");
     }
 }

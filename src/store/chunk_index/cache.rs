@@ -173,7 +173,8 @@ impl Folder {
     fn write_list(&self, list: &[Listed]) -> io::Result<()> {
         let mut file = tempfile::NamedTempFile::new_in(&self.path)?;
         file.write_all(&encode(self.repository, list))?;
-        file.persist(self.list_path()).map_err(|error| error.error)?;
+        file.persist(self.list_path())
+            .map_err(|error| error.error)?;
         Ok(())
     }
 
@@ -196,7 +197,9 @@ impl Folder {
         let runs = listed.runs.clone();
         let opened = Segment::open(file, self.repository, runs, &self.pages);
         match opened {
-            Ok(mut segment) if (segment.entries(), segment.bytes()) == (listed.entries, listed.len) => {
+            Ok(mut segment)
+                if (segment.entries(), segment.bytes()) == (listed.entries, listed.len) =>
+            {
                 segment.path = Some(path);
                 Some(OpenSegment {
                     listed: Some(listed.clone()),
@@ -204,11 +207,18 @@ impl Folder {
                 })
             }
             Ok(_) => {
-                tracing::warn!("{} is not what the list says; it is made anew", path.display());
+                tracing::warn!(
+                    "{} is not what the list says; it is made anew",
+                    path.display()
+                );
                 None
             }
             Err(broken) => {
-                tracing::warn!("{} is damaged ({}); it is made anew", path.display(), broken.0);
+                tracing::warn!(
+                    "{} is damaged ({}); it is made anew",
+                    path.display(),
+                    broken.0
+                );
                 None
             }
         }
@@ -265,7 +275,10 @@ impl Folder {
         };
         for path in entries.flatten().map(|entry| entry.path()) {
             let is_segment = path.extension().is_some_and(|extension| extension == "seg");
-            if is_segment && !named.contains(&path) && let Err(error) = fs::remove_file(&path) {
+            if is_segment
+                && !named.contains(&path)
+                && let Err(error) = fs::remove_file(&path)
+            {
                 tracing::debug!("{} can't be removed: {error}", path.display());
             }
         }
@@ -614,11 +627,7 @@ fn by_length(mut open: Vec<OpenSegment>) -> Vec<OpenSegment> {
 
 /// A list that names one segment, whatever its content.
 #[cfg(test)]
-pub(super) fn list_of_a_test(
-    repository: &Repository,
-    path: &Path,
-    runs: &[ObjectHash],
-) -> Vec<u8> {
+pub(super) fn list_of_a_test(repository: &Repository, path: &Path, runs: &[ObjectHash]) -> Vec<u8> {
     let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap();
     let file = File::open(path).unwrap();
     let id = repository.format.id;

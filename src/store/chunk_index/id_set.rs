@@ -115,7 +115,8 @@ impl IdSet {
 
     fn spill(&self) {
         // With all parts held nobody looks an id up between its part and its file.
-        let mut parts: Vec<MutexGuard<'_, HashTable<ChunkId>>> = self.parts.iter().map(lock).collect();
+        let mut parts: Vec<MutexGuard<'_, HashTable<ChunkId>>> =
+            self.parts.iter().map(lock).collect();
         if parts.iter().all(|part| part.len() < self.part_max) {
             return;
         }
@@ -137,7 +138,9 @@ impl IdSet {
             }
             Err(error) => {
                 self.is_stuck.store(true, Ordering::Relaxed);
-                tracing::warn!("new chunks are noted in memory, as they can't be elsewhere: {error}");
+                tracing::warn!(
+                    "new chunks are noted in memory, as they can't be elsewhere: {error}"
+                );
             }
         }
     }
@@ -233,6 +236,9 @@ mod tests {
         assert!(won.iter().all(|won| won.load(Ordering::Relaxed) == 1));
         assert!((0..IDS).all(|number| !set.insert(&id(number))));
         let spilled = set.spilled.read().unwrap();
-        assert!(spilled.iter().any(|file| file.level > 1), "files were merged");
+        assert!(
+            spilled.iter().any(|file| file.level > 1),
+            "files were merged"
+        );
     }
 }

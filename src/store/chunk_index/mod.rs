@@ -257,7 +257,10 @@ impl ChunkIndex {
                 continue;
             }
             let each = |pack: u32, row: Row| {
-                let counts = slot.wanted.get(row.run as usize).is_some_and(|counts| *counts);
+                let counts = slot
+                    .wanted
+                    .get(row.run as usize)
+                    .is_some_and(|counts| *counts);
                 if !counts || is_unusable.is_some_and(|is_unusable| is_unusable(&row.name)) {
                     slot.flags[pack as usize].fetch_or(LEFT_OUT, Ordering::Relaxed);
                 }
@@ -294,8 +297,12 @@ impl ChunkIndex {
         let healed = slot.healed.get_or_init(|| {
             self.heals.fetch_add(1, Ordering::Relaxed);
             let path = slot.segment.path.as_deref();
-            let name = path.map_or_else(|| "a part of the index".into(), |p| p.display().to_string());
-            tracing::warn!("{name} is damaged ({}); it is made anew from the repository", broken.0);
+            let name =
+                path.map_or_else(|| "a part of the index".into(), |p| p.display().to_string());
+            tracing::warn!(
+                "{name} is damaged ({}); it is made anew from the repository",
+                broken.0
+            );
             if let Some(Err(error)) = path.map(std::fs::remove_file) {
                 tracing::debug!("{name} can't be removed: {error}");
             }
@@ -326,9 +333,10 @@ impl ChunkIndex {
     }
 
     fn made_anew(&self, slot: &Slot) -> Result<Self, StoreError> {
-        let reload = self.reload.as_ref().ok_or_else(|| {
-            StoreError::Refused("there are no runs to make it from".into())
-        })?;
+        let reload = self
+            .reload
+            .as_ref()
+            .ok_or_else(|| StoreError::Refused("there are no runs to make it from".into()))?;
         let usable = |pack: &ObjectHash| self.usable.as_ref().is_none_or(|usable| usable(pack));
         let mut builder = Builder::default();
         for (run, wanted) in slot.segment.runs.iter().zip(&slot.wanted) {
@@ -359,8 +367,16 @@ impl ChunkIndex {
             }
             return;
         }
-        if self.slots.iter().map(|slot| slot.segment.filter_bytes()).sum::<u64>() <= FILTER_BYTES {
-            self.slots.iter().for_each(|slot| slot.segment.load_filter());
+        if self
+            .slots
+            .iter()
+            .map(|slot| slot.segment.filter_bytes())
+            .sum::<u64>()
+            <= FILTER_BYTES
+        {
+            self.slots
+                .iter()
+                .for_each(|slot| slot.segment.load_filter());
         }
     }
 
@@ -419,9 +435,7 @@ impl ChunkIndex {
     ) -> Result<bool, Broken> {
         for place in slot.segment.find(prefix)?.iter() {
             let entry = slot.segment.entry(place)?;
-            if entry.id == *id
-                && !slot.is_left_out(entry.pack)
-                && each(Hit { slot, place, entry })
+            if entry.id == *id && !slot.is_left_out(entry.pack) && each(Hit { slot, place, entry })
             {
                 return Ok(true);
             }
@@ -697,7 +711,9 @@ impl ChunkIndex {
                 }
             }
             if let Some(Some(healed)) = slot.healed.get() {
-                healed.index.packs_into(base + healed.first_pack, seen, packs);
+                healed
+                    .index
+                    .packs_into(base + healed.first_pack, seen, packs);
             }
         }
     }

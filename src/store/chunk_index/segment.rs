@@ -112,7 +112,12 @@ fn new_seed() -> u64 {
 fn encode_entry(entry: &IndexEntry) -> [u8; ENTRY] {
     let mut bytes = [0; ENTRY];
     bytes[..32].copy_from_slice(entry.id.as_bytes());
-    for (place, value) in [(32, entry.pack), (36, entry.frame), (40, entry.offset), (44, entry.len)] {
+    for (place, value) in [
+        (32, entry.pack),
+        (36, entry.frame),
+        (40, entry.offset),
+        (44, entry.len),
+    ] {
         bytes[place..place + 4].copy_from_slice(&value.to_le_bytes());
     }
     bytes
@@ -563,7 +568,8 @@ impl Segment {
         }
         let range = at(filter.start) * PAGE..at(filter.end) * PAGE;
         let end = range.start + at(self.head.table.filter_bytes());
-        self.table.mend(self.pages.seed, &mut bytes[range.start..end]);
+        self.table
+            .mend(self.pages.seed, &mut bytes[range.start..end]);
         self.pages.keep(bytes.into_boxed_slice());
         Ok(())
     }
@@ -603,10 +609,16 @@ impl Segment {
 
     /// Gives the entries from `first` on that stand in the same page.
     pub(super) fn page_entries(&self, first: u64) -> Result<Vec<IndexEntry>, Broken> {
-        let end = self.head.entries.min((first / PAGE_ENTRIES + 1) * PAGE_ENTRIES);
-        let slots = at(first % PAGE_ENTRIES)..at(first % PAGE_ENTRIES) + at(end.saturating_sub(first));
+        let end = self
+            .head
+            .entries
+            .min((first / PAGE_ENTRIES + 1) * PAGE_ENTRIES);
+        let slots =
+            at(first % PAGE_ENTRIES)..at(first % PAGE_ENTRIES) + at(end.saturating_sub(first));
         self.pages.with(1 + first / PAGE_ENTRIES, |bytes| {
-            slots.map(|slot| decode_entry(&bytes[slot * ENTRY..])).collect()
+            slots
+                .map(|slot| decode_entry(&bytes[slot * ENTRY..]))
+                .collect()
         })
     }
 
@@ -628,10 +640,9 @@ impl Segment {
         }
         let pack = u64::from(pack);
         let slot = at(pack % PAGE_ROWS) * ROW;
-        self.pages
-            .with(self.head.rows + pack / PAGE_ROWS, |bytes| {
-                Row::decode(&bytes[slot..])
-            })
+        self.pages.with(self.head.rows + pack / PAGE_ROWS, |bytes| {
+            Row::decode(&bytes[slot..])
+        })
     }
 
     /// Gives all rows, page by page, without filling the cache.
@@ -651,7 +662,8 @@ impl Segment {
     /// A pack's frames.
     pub(super) fn pack(&self, row: &Row) -> Result<RunPack, Broken> {
         let mut blob = vec![0; row.frames_len as usize];
-        self.pages.read(self.head.frames + row.frames_at, &mut blob)?;
+        self.pages
+            .read(self.head.frames + row.frames_at, &mut blob)?;
         let wrong = || Broken(format!("the frames of pack {} are damaged", row.name));
         let content = blob.len().checked_sub(8).ok_or_else(wrong)?;
         if check_of(self.pages.seed, 0, &blob[..content]) != u64_at(&blob, content) {
@@ -734,7 +746,9 @@ pub(super) fn merge(
                 pack_count += 1;
             }
         };
-        input.each_row(each).map_err(|e| MergeError::Input(nth, e))?;
+        input
+            .each_row(each)
+            .map_err(|e| MergeError::Input(nth, e))?;
         kept.push(Kept {
             packs,
             runs: numbers,

@@ -151,7 +151,8 @@ fn an_index_beyond_memory_is_the_same() {
         })
         .collect();
     let mut model = Model::new();
-    runs.iter().for_each(|run| add_to_model(&mut model, run, &|_| true));
+    runs.iter()
+        .for_each(|run| add_to_model(&mut model, run, &|_| true));
     let index = ChunkIndex::build(runs, |_| true);
     assert_eq!(index.slots.len(), 1, "many were merged");
     assert!(!index.slots[0].segment.is_whole());
@@ -162,7 +163,10 @@ fn an_index_beyond_memory_is_the_same() {
         count
     };
     let packs = index.packs().unwrap();
-    assert_eq!(packs.iter().map(|pack| entries(*pack)).sum::<u64>(), 60 * 150);
+    assert_eq!(
+        packs.iter().map(|pack| entries(*pack)).sum::<u64>(),
+        60 * 150
+    );
 }
 
 /// A repository whose log a test writes, and processes on one host that use its index.
@@ -193,11 +197,15 @@ impl World {
 
     fn commit(&mut self, runs: Vec<IndexRun>) -> Vec<ObjectHash> {
         let session = self.writer.open_session().unwrap();
-        let packs = runs.iter().flat_map(|run| run.packs.iter().map(|pack| pack.name));
+        let packs = runs
+            .iter()
+            .flat_map(|run| run.packs.iter().map(|pack| pack.name));
         let durable = PacksDurable::new(packs);
         let runs = session.write_runs(&durable, &runs).unwrap();
         let record = session.write_record(&Record::default(), &runs).unwrap();
-        session.commit(&record, &runs, &HashSet::new(), &[]).unwrap();
+        session
+            .commit(&record, &runs, &HashSet::new(), &[])
+            .unwrap();
         runs.names().collect()
     }
 
@@ -216,7 +224,10 @@ impl World {
 
     fn gc(&self, list: &GcList) {
         let plaintext = minicbor::to_vec(list).unwrap();
-        let name = self.writer.put_object(SealedKind::Gc, 0, &plaintext).unwrap();
+        let name = self
+            .writer
+            .put_object(SealedKind::Gc, 0, &plaintext)
+            .unwrap();
         let mut decide = |state: &State| state.validate_gc_of_a_test(name, list, &*self.writer);
         self.writer.append_or_refuse(&mut decide).unwrap();
     }
@@ -264,7 +275,11 @@ impl World {
             left.entries.sort_unstable();
             let session = self.writer.open_session().unwrap();
             let durable = PacksDurable::new(left.packs.iter().map(|pack| pack.name));
-            list.added_runs = session.write_runs(&durable, &[left]).unwrap().names().collect();
+            list.added_runs = session
+                .write_runs(&durable, &[left])
+                .unwrap()
+                .names()
+                .collect();
         }
         list.packs.retain(|pack| !state.is_condemned_pack(pack));
         self.gc(&list);
@@ -281,10 +296,11 @@ impl World {
             ..Quarantine::default()
         };
         let plaintext = minicbor::to_vec(&content).unwrap();
-        let put = self.writer.put_object(SealedKind::Quarantine, 0, &plaintext);
+        let put = self
+            .writer
+            .put_object(SealedKind::Quarantine, 0, &plaintext);
         let object = put.unwrap();
-        let mut decide =
-            |state: &State| state.validate_quarantine(object, false, &*self.writer);
+        let mut decide = |state: &State| state.validate_quarantine(object, false, &*self.writer);
         self.writer.append_or_refuse(&mut decide).unwrap();
     }
 
@@ -328,7 +344,11 @@ impl World {
 }
 
 fn flip(path: &Path, place: u64) {
-    let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(path)
+        .unwrap();
     let len = file.metadata().unwrap().len();
     if len == 0 {
         return;
@@ -456,7 +476,11 @@ fn a_flip_anywhere_is_noticed_or_harmless() {
         let list = cache::list_of_a_test(&process, segment, &index_runs(&process));
         std::fs::write(segment.with_file_name("list"), list).unwrap();
     }
-    assert!(heals > good.len() / 97 / 2, "{heals} of {}", good.len() / 97);
+    assert!(
+        heals > good.len() / 97 / 2,
+        "{heals} of {}",
+        good.len() / 97
+    );
 }
 
 fn index_runs(process: &Repository) -> Vec<ObjectHash> {
@@ -471,11 +495,17 @@ fn a_damaged_file_is_noticed_and_made_anew() {
     let (index, model) = world.open(&process);
     only_pages(&index);
     let before = world.segments();
-    let file = std::fs::File::options().write(true).open(&before[0]).unwrap();
+    let file = std::fs::File::options()
+        .write(true)
+        .open(&before[0])
+        .unwrap();
     file.set_len(5000).unwrap();
     compare(&index, &model, 500);
     assert_eq!(index.heals(), 1);
-    assert!(world.segments().is_empty(), "who finds damage removes the file");
+    assert!(
+        world.segments().is_empty(),
+        "who finds damage removes the file"
+    );
     let (index, model) = world.open(&process);
     compare(&index, &model, 500);
     assert_eq!((index.heals(), world.segments().len()), (0, 1));
@@ -571,7 +601,9 @@ fn writers_share_a_cache() {
 #[test]
 fn a_merge_holds_what_its_inputs_hold() {
     let mut world = World::new();
-    let runs: Vec<ObjectHash> = (0..30).map(|nth| world.add(&[(nth * 50, 90), (nth, 0)])).collect();
+    let runs: Vec<ObjectHash> = (0..30)
+        .map(|nth| world.add(&[(nth * 50, 90), (nth, 0)]))
+        .collect();
     let process = world.process(2);
     drop(world.open(&process));
     // Most of the runs go; their packs are left out at once, and left away when the cache is put in order.
