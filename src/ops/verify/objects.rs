@@ -230,6 +230,9 @@ fn rest_of_log(
     Ok(())
 }
 
+/// How many entries were seen; the runs, with their content where it is kept.
+type LoadedRuns = (usize, Vec<(ObjectHash, Option<IndexRun>)>);
+
 /// Entries of runs that are kept until the index is built of them.
 const KEPT_ENTRIES: usize = 1 << 20;
 
@@ -264,7 +267,7 @@ pub(super) fn sealed(
     let names: Vec<_> = names.into_iter().collect();
     summary.objects += u64::try_from(names.len()).unwrap_or(u64::MAX);
     // Small indexes are not read twice.
-    let loaded: Mutex<(usize, Vec<(ObjectHash, Option<IndexRun>)>)> = Mutex::default();
+    let loaded: Mutex<LoadedRuns> = Mutex::default();
     for_each_parallel(
         threads,
         names.len(),

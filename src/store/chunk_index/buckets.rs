@@ -279,9 +279,7 @@ impl Table {
         let place = self.shape.filter * wide(PAGE) + wide(start);
         if let Some(whole) = pages.whole() {
             let start = at(place);
-            return whole
-                .get(start..start + BLOCK)
-                .is_none_or(|block| has(block));
+            return whole.get(start..start + BLOCK).is_none_or(has);
         }
         let mut block = [0; BLOCK];
         match pages.read(place, &mut block) {

@@ -56,6 +56,7 @@ pub mod cache;
 mod id_set;
 mod near;
 mod pages;
+mod rows;
 mod segment;
 #[cfg(test)]
 mod tests;
@@ -68,7 +69,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use self::buckets::prefix;
 use self::near::Near;
 use self::pages::{Broken, at, lock, wide};
-use self::segment::{Batch, Row, Segment};
+use self::rows::Row;
+use self::segment::{Batch, Segment};
 use super::StoreError;
 use crate::format::id::{ChunkId, ObjectHash};
 use crate::format::index::{IndexEntry, IndexRun, RunFrame, RunPack};
@@ -160,6 +162,12 @@ impl fmt::Debug for ChunkIndex {
             .field("entries", &self.next_entry)
             .finish_non_exhaustive()
     }
+}
+
+/// Where a pack's number is found, and its number there.
+enum PlaceOfPack<'i> {
+    Slot(&'i Slot, u32),
+    Healed(&'i ChunkIndex, u32),
 }
 
 /// A chunk that was found: in a slot, at a position in its segment.
@@ -610,31 +618,30 @@ impl ChunkIndex {
         lock(&self.refused).len()
     }
 
-    /// The slot of a pack's number, and its number there; or the index that took its place.
-    fn slot_of_pack(&self, pack: u32) -> Option<Result<(&Slot, u32), (&Self, u32)>> {
+    fn place_of_pack(&self, pack: u32) -> Option<PlaceOfPack<'_>> {
         for slot in &self.slots {
             if let Some(own) = pack.checked_sub(slot.first_pack)
                 && own < slot.segment.packs()
             {
-                return Some(Ok((slot, own)));
+                return Some(PlaceOfPack::Slot(slot, own));
             }
             if let Some(Some(healed)) = slot.healed.get()
                 && let Some(own) = pack.checked_sub(healed.first_pack)
                 && own < healed.index.pack_numbers()
             {
-                return Some(Err((&healed.index, own)));
+                return Some(PlaceOfPack::Healed(&healed.index, own));
             }
         }
         None
     }
 
     fn row(&self, pack: u32) -> Result<(&Slot, Row), StoreError> {
-        match self.slot_of_pack(pack) {
-            Some(Ok((slot, own))) => match slot.segment.row(own) {
+        match self.place_of_pack(pack) {
+            Some(PlaceOfPack::Slot(slot, own)) => match slot.segment.row(own) {
                 Ok(row) => Ok((slot, row)),
                 Err(broken) => Err(self.healed_error(slot, &broken)),
             },
-            Some(Err((index, own))) => index.row(own),
+            Some(PlaceOfPack::Healed(index, own)) => index.row(own),
             None => Err(StoreError::Refused(format!("the index has no pack {pack}"))),
         }
     }

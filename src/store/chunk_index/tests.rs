@@ -72,13 +72,8 @@ fn compare(index: &ChunkIndex, model: &Model, ids: u16) {
         let id = id(number);
         let expected = model.get(&id).cloned().unwrap_or_default();
         let named = |location: Location| {
-            let pack = loop {
-                // A pack whose row was just found damaged has another number afterwards.
-                match index.pack(location.pack) {
-                    Ok(pack) => break pack,
-                    Err(_) => return None,
-                }
-            };
+            // A pack whose row is found damaged here has another number afterwards.
+            let pack = index.pack(location.pack).ok()?;
             assert_eq!(pack.frames, pack_named(pack.name, 3).frames);
             Some((pack.name, location.frame, location.offset, location.len))
         };
