@@ -581,7 +581,10 @@ impl Run<'_> {
             }
             let durable = session.write_record(&record, &stored.runs)?;
             match session.commit(&durable, &stored.runs, &stored.reused, &parents)? {
-                Commit::Done { .. } => return Ok((durable.name(), record)),
+                Commit::Done { state, .. } => {
+                    chunk_index::cache::settle(self.target, &state);
+                    return Ok((durable.name(), record));
+                }
                 Commit::Lost { lost, state } => {
                     tracing::info!("others deleted what this run relied on; storing it again");
                     let stats = self.stats;

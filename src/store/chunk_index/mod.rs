@@ -52,6 +52,7 @@
 //! Threads: shared by any number of threads.
 
 mod buckets;
+mod builder;
 pub mod cache;
 mod id_set;
 mod near;
@@ -67,10 +68,11 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use self::buckets::prefix;
+use self::builder::Builder;
 use self::near::Near;
 use self::pages::{Broken, at, lock, wide};
 use self::rows::Row;
-use self::segment::{Batch, Segment};
+use self::segment::Segment;
 use super::StoreError;
 use crate::format::id::{ChunkId, ObjectHash};
 use crate::format::index::{IndexEntry, IndexRun, RunFrame, RunPack};
@@ -353,6 +355,11 @@ impl ChunkIndex {
             }
         }
         Ok(builder.finish())
+    }
+
+    /// How many segments it is made of.
+    pub fn segments(&self) -> usize {
+        self.slots.len()
     }
 
     fn bytes(&self) -> u64 {
@@ -763,36 +770,5 @@ impl Hit<'_> {
             offset: self.entry.offset,
             len: self.entry.len,
         }
-    }
-}
-
-/// Makes segments that no cache keeps.
-#[derive(Default)]
-struct Builder {
-    batch: Batch,
-    known: HashSet<ObjectHash>,
-    making: cache::Making<'static>,
-}
-
-impl Builder {
-    fn add(&mut self, run: IndexRun, usable: &dyn Fn(&ObjectHash) -> bool) {
-        let known = &mut self.known;
-        let takes = |pack: &ObjectHash| usable(pack) && known.insert(*pack);
-        self.batch.add(ObjectHash::default(), run, takes);
-        if self.batch.len() >= BATCH_ENTRIES {
-            self.making.add(std::mem::take(&mut self.batch));
-        }
-    }
-
-    fn finish(mut self) -> ChunkIndex {
-        if !self.batch.is_empty() {
-            self.making.add(self.batch);
-        }
-        let whole = |segment: Arc<Segment>| {
-            let wanted = vec![true; segment.runs.len()].into_boxed_slice();
-            (segment, wanted)
-        };
-        let made = self.making.finish().into_iter();
-        ChunkIndex::of_segments(made.map(|open| whole(open.segment)).collect())
     }
 }
