@@ -63,7 +63,7 @@ pub(crate) fn dump_with(
     between();
     let digester = RowDigester::new(&[9; 192]);
     let options = StreamOptions {
-        connections,
+        connections: Some(connections),
         content_digest: true,
     };
     let (streamed, archive) = collect(|sink| stream_databases(open, sink, &digester, options));
