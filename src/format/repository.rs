@@ -246,7 +246,7 @@ mod tests {
                 lanes: 1,
             },
             file_chunker: ChunkerSettings::around(16 << 10),
-            table_chunker: ChunkerSettings::around(16 << 10),
+            table_chunker: ChunkerSettings::around(8 << 10),
             small_file_bytes: 64 << 10,
             pack_bytes: 32 << 20,
             frame_bytes: 1 << 20,
