@@ -197,7 +197,8 @@ removed; else the start commands of the site file are run. They must bear that a
 
 A backup that is under way has the site in its hands: exit code 11. A service that can't be started is named: exit code 1.
 
-In a systemd unit this belongs into ExecStopPost=, so that a killed backup leaves no site stopped.")]
+In a systemd unit this belongs into ExecStopPost=, for the case that the backup was killed ($EXIT_CODE is not \"exited\"): it also \
+starts a site that an unfinished restore has left stopped.")]
     Start,
     /// Get the site file back out of a snapshot, for a bare machine
     #[command(long_about = "\
@@ -297,6 +298,9 @@ pub(super) struct Backup {
     /// Bytes a second that are written to the repository, at most: 10M [default: rate in the site file's [limits], else no limit]
     #[arg(long, value_name = "SIZE", value_parser = super::output::parse_size)]
     pub(super) limit_rate: Option<u64>,
+    /// Leave the site running although the site file says how to stop it ([quiesce]); the record says of each part that it was not at rest
+    #[arg(long)]
+    pub(super) no_stop: bool,
     /// Give way to others in processor and disk time [default: low-priority in the site file's [limits]]
     #[arg(long)]
     pub(super) low_priority: bool,
@@ -451,6 +455,19 @@ pub(super) struct Export {
     /// Leave out GRANT and REVOKE, with sql
     #[arg(long)]
     pub(super) no_privileges: bool,
+    /// The PostgreSQL that it is for, with sql and pg-directory: 15, 9.6 [default: that of the source]
+    #[arg(long, value_name = "VERSION", value_parser = server_version)]
+    pub(super) target_version: Option<u32>,
+}
+
+/// Reads a version of PostgreSQL as its number.
+fn server_version(text: &str) -> Result<u32, String> {
+    let mut parts = text.split('.').map(|part| part.parse::<u32>().ok());
+    match (parts.next().flatten(), parts.next().flatten()) {
+        (Some(major @ 10..=99), _) => Ok(major * 10_000),
+        (Some(9), Some(minor @ 0..=6)) => Ok(90_000 + minor * 100),
+        _ => Err("a version is written as 15 or as 9.6".to_owned()),
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -80,7 +80,7 @@ fn ask(
 }
 
 /// The path on this host. To Windows small and capital letters are the same.
-fn mapped(text: &str, map: &[Mapping]) -> Result<PathBuf, String> {
+pub(super) fn mapped(text: &str, map: &[Mapping]) -> Result<PathBuf, String> {
     let rest = |mapping: &Mapping| -> Option<String> {
         let head = text.get(..mapping.from.len())?;
         let rest = text.get(mapping.from.len()..)?;

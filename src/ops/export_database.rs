@@ -86,10 +86,11 @@ pub fn export_script(
     Ok(summary)
 }
 
-/// Writes a database as a new folder for `pg_restore`.
+/// Writes a database as a new folder for `pg_restore`, for servers of a version; none is that of the source.
 pub fn export_directory(
     repository: &Arc<Repository>,
     place: &DatabasePlace,
+    target_version: Option<u32>,
     folder: &Path,
     interrupt: &Interrupt,
     damage: OnDamage<'_>,
@@ -113,7 +114,7 @@ pub fn export_directory(
         .tempdir_in(&parent)
         .map_err(failed)?;
     let files = DirectoryFiles::new(partial.path());
-    let exported = write_directory(&archive, &files, &mut || check(interrupt));
+    let exported = write_directory(&archive, target_version, &files, &mut || check(interrupt));
     summary.exported = exported.map_err(stop)?;
     publish(partial, &folder).map_err(failed)?;
     summary.damaged = report.damaged;

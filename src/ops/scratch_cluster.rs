@@ -15,13 +15,12 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::error::{Error, Result};
+use crate::source::postgres::pgtools::version_folders;
 use crate::source::postgres::{ConnInfo, ConnectOptions, Connector, PgError, PgSession};
 use crate::target::postgres::RestoreTarget;
 
 /// The port in the name of the socket; nothing listens on the network.
 const PORT: u16 = 5432;
-/// Where Debian and its kin keep one folder for each version of the server.
-pub(crate) const VERSION_FOLDERS: &str = "/usr/lib/postgresql";
 /// The role that owns everything.
 const OWNER: &str = "postgres";
 /// How long a server may take to start or to stop.
@@ -36,15 +35,12 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// Finds the newest installed server: one folder for each version below `versions`, then the folders of `path`.
-    pub(crate) fn find(versions: &Path, path: Option<&std::ffi::OsStr>) -> Result<Self> {
-        let entries = fs::read_dir(versions).into_iter().flatten().flatten();
-        let mut folders: Vec<(u32, PathBuf)> = entries
-            .filter_map(|entry| {
-                // 9.6 before 10: what is not one number is older than everything that is.
-                let version = entry.file_name().to_str()?.parse().unwrap_or(0);
-                Some((version, entry.path().join("bin")))
-            })
+    /// Finds the newest installed server: in the folders of versions, then in those of `path`.
+    pub(crate) fn find(versions: &[(&str, &str)], path: Option<&std::ffi::OsStr>) -> Result<Self> {
+        let mut folders: Vec<(u32, PathBuf)> = version_folders(versions)
+            .into_iter()
+            // 9.6 before 10: what is not one number is older than everything that is.
+            .map(|(version, folder)| (version.parse().unwrap_or(0), folder))
             .collect();
         folders.sort();
         folders
@@ -322,15 +318,16 @@ mod tests {
     #[test]
     fn the_package_is_named_where_no_server_is_installed() {
         let empty = tempfile::tempdir().unwrap();
-        let error = Programs::find(empty.path(), None).unwrap_err();
+        let versions = [(empty.path().to_str().unwrap(), "pg-")];
+        let error = Programs::find(&versions, None).unwrap_err();
         assert!(error.to_string().contains("apt-get install postgresql"));
-        for version in ["9.6", "9", "15", "13"] {
+        for version in ["pg-9.6", "pg-9", "pg-15", "pg-13", "other"] {
             let folder = empty.path().join(version).join("bin");
             fs::create_dir_all(&folder).unwrap();
             fs::write(folder.join("initdb"), "").unwrap();
             fs::write(folder.join("postgres"), "").unwrap();
         }
-        let found = Programs::find(empty.path(), None).unwrap();
-        assert_eq!(found.folder, empty.path().join("15/bin"));
+        let found = Programs::find(&versions, None).unwrap();
+        assert_eq!(found.folder, empty.path().join("pg-15/bin"));
     }
 }

@@ -24,7 +24,7 @@ fn site(place: &Place, cluster: &Cluster) -> String {
     .unwrap();
     let text = format!(
         "[site]\nname = \"s\"\n[[database]]\nname = \"app\"\nconninfo = \"{}\"\n[[share]]\nname = \"files\"\npath = \"{}\"\n\
-         [drill]\nscratch = \"{}\"\n\
+         [[certificates]]\nname = \"none\"\npaths = [\"/nonesuch/*.pem\"]\n[drill]\nscratch = \"{}\"\n\
          [[restore.query]]\nname = \"to ingest again\"\ndatabase = \"app\"\nsql = \"SELECT id, processing_status FROM blob WHERE processing_status NOT IN ('success', 'pending')\"\n\
          [[restore.query]]\nname = \"rows\"\ndatabase = \"app\"\nsql = \"SELECT count(*) FROM blob\"\nexpect = 1000\n",
         cluster.conninfo("app"),
@@ -63,7 +63,7 @@ fn everything_comes_back_and_nothing_is_left() {
     let exercises = status.messages("exercise");
     assert_eq!(exercises[0]["kind"], "drill");
     assert_eq!(exercises[0]["damaged"], 0);
-    assert_eq!(status.messages("component").len(), 2);
+    assert_eq!(status.messages("component").len(), 3);
     place
         .run(["status", "--monitor", "--site", &site])
         .expect(0);

@@ -9,11 +9,22 @@ pub(crate) struct Small<'a>(&'a Path);
 
 impl<'a> Small<'a> {
     pub(crate) fn mount(at: &'a Path) -> Option<Self> {
-        mount(&["-t", "tmpfs", "-o", "size=3m", "none"], at).then_some(Self(at))
+        Self::mount_of(at, 3)
+    }
+
+    /// The same, of so many MiB.
+    pub(crate) fn mount_of(at: &'a Path, mib: u32) -> Option<Self> {
+        let size = format!("size={mib}m");
+        mount(&["-t", "tmpfs", "-o", &size, "none"], at).then_some(Self(at))
     }
 
     fn grow(&self) {
-        assert!(mount(&["-o", "remount,size=64m"], self.0));
+        self.grow_to(64);
+    }
+
+    pub(crate) fn grow_to(&self, mib: u32) {
+        let size = format!("remount,size={mib}m");
+        assert!(mount(&["-o", &size], self.0));
     }
 }
 

@@ -19,6 +19,8 @@ use holdfast::source::postgres::{
 pub(crate) struct ClusterOptions {
     /// Listen on TCP at 127.0.0.1 with a free port.
     pub(crate) tcp: bool,
+    /// That port, where it must be a certain one.
+    pub(crate) port: Option<u16>,
     /// Lines of `pg_hba.conf`, instead of trust for all.
     pub(crate) hba: Vec<String>,
     /// Lines of `postgresql.conf`.
@@ -149,7 +151,11 @@ impl Cluster {
             .arg(&data)
             .args(&options.initdb)
             .current_dir(folder.path()));
-        let port = if options.tcp { free_port() } else { 5432 };
+        let port = match (options.port, options.tcp) {
+            (Some(port), _) => port,
+            (None, true) => free_port(),
+            (None, false) => 5432,
+        };
         let mut cluster = Self {
             folder,
             bin,
@@ -279,6 +285,26 @@ impl Cluster {
             std::thread::sleep(Duration::from_millis(20));
         }
         fs::remove_file(self.data().join("postmaster.pid")).ok();
+        self.pid = 0;
+    }
+
+    /// Kills the server's first process, and waits until the others have noticed.
+    pub(crate) fn crash(&mut self) {
+        let of_server = |pid: u32| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+            parent.and_then(|parent| parent.trim().parse().ok()) == Some(self.pid)
+        };
+        let all = fs::read_dir("/proc").expect("/proc").flatten();
+        let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let children: Vec<u32> = pids.filter(|pid| of_server(*pid)).collect();
+        signal(self.pid, "KILL");
+        let is_there = |pid: &u32| Path::new(&format!("/proc/{pid}")).exists();
+        let end = Instant::now() + Duration::from_secs(60);
+        while is_there(&self.pid) || children.iter().any(is_there) {
+            assert!(Instant::now() < end, "the server's processes stay");
+            std::thread::sleep(Duration::from_millis(20));
+        }
         self.pid = 0;
     }
 

@@ -115,7 +115,7 @@ fn both_forms_bring_a_database_back_as_it_was() {
     other.sql("postgres", "DROP DATABASE \"Ri ch\"");
     let folder = tempfile::tempdir().unwrap();
     let files = DirectoryFiles::new(folder.path());
-    let written = write_directory(&archive, &files, &mut || Ok(())).expect("written");
+    let written = write_directory(&archive, None, &files, &mut || Ok(())).expect("written");
     assert_eq!((written.rows, written.large_objects), (rows, 3));
     good(&pg_restore(&other, folder.path()));
     assert_same(&dumped(&source, "Ri ch"), &dumped(&other, "Ri ch"));
@@ -183,7 +183,7 @@ fn other_encodings_are_exported_with_their_bytes() {
         other.sql("postgres", &format!("DROP DATABASE {name}"));
         let folder = tempfile::tempdir().unwrap();
         let files = DirectoryFiles::new(folder.path());
-        write_directory(&archive, &files, &mut || Ok(())).expect("written");
+        write_directory(&archive, None, &files, &mut || Ok(())).expect("written");
         good(&pg_restore(&other, folder.path()));
         assert_eq!(sum(&other), expected, "{name} by pg_restore");
     }
@@ -223,4 +223,48 @@ fn a_name_can_not_become_a_command_of_psql() {
     archive.schema[at..at + from.len()].copy_from_slice(to);
     let error = write_script(&archive, &create, &mut |_| Ok(())).expect_err("refused");
     assert!(matches!(error, ExportError::PsqlCommand { .. }), "{error}");
+}
+
+#[test]
+fn an_export_speaks_as_its_target_does() {
+    let source = Cluster::start();
+    let archive = rich(&source);
+    let words = [
+        ("LOCALE_PROVIDER", 150_000),
+        (" LOCALE = ", 130_000),
+        ("EXECUTE FUNCTION", 110_000),
+    ];
+    for version in [
+        None,
+        Some(150_000),
+        Some(140_000),
+        Some(120_000),
+        Some(100_000),
+    ] {
+        let options = ExportOptions {
+            create: true,
+            target_version: version,
+            ..ExportOptions::default()
+        };
+        let (text, _) = script(&archive, &options);
+        let folder = tempfile::tempdir().unwrap();
+        let files = DirectoryFiles::new(folder.path());
+        write_directory(&archive, version, &files, &mut || Ok(())).expect("written");
+        let toc = std::fs::read(folder.path().join("toc.dat")).unwrap();
+        for (word, since) in words {
+            let expected = version.is_none_or(|version| version >= since);
+            for form in [&text, &toc] {
+                let found = form.windows(word.len()).any(|part| part == word.as_bytes());
+                assert_eq!(found, expected, "{word} for {version:?}");
+            }
+        }
+    }
+    // What is said for an older one is understood by this one too.
+    let other = Cluster::start();
+    globals(&other, &archive);
+    let folder = tempfile::tempdir().unwrap();
+    let files = DirectoryFiles::new(folder.path());
+    write_directory(&archive, Some(100_000), &files, &mut || Ok(())).expect("written");
+    good(&pg_restore(&other, folder.path()));
+    assert_same(&dumped(&source, "Ri ch"), &dumped(&other, "Ri ch"));
 }

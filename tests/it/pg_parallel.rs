@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use holdfast::source::postgres::Connector;
-use holdfast::source::postgres::dump::{DatabaseSource, DumpOptions, cluster_consistency};
+use holdfast::source::postgres::dump::{DatabaseSource, DumpOptions, Locks, cluster_consistency};
 use holdfast::target::postgres::{
     Globals, RestoreOptions, RestoreReport, RestoreTarget, restore_database,
 };
@@ -425,4 +425,55 @@ fn a_restore_into_a_database_with_one_connection() {
         "{:?}",
         report.notes
     );
+}
+
+#[test]
+fn a_schema_that_is_dumped_beside_the_rows_counts_as_a_connection() {
+    let cluster = Cluster::start();
+    cluster.sql(
+        "postgres",
+        "CREATE TABLE t AS SELECT g AS a, repeat('x', 500) AS b FROM generate_series(1, 60000) g",
+    );
+    // A pg_dump that keeps its connection for a while.
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("pg_dump");
+    let text = format!(
+        "#!/bin/sh\ncase \"$1\" in --version) echo 'pg_dump (PostgreSQL) 99.0'; exit 0;; esac\n\
+         {} -Xqc 'SELECT pg_sleep(1.5)' >/dev/null\nsleep 0.3\nexec {} \"$@\"\n",
+        cluster.program("psql").display(),
+        cluster.program("pg_dump").display()
+    );
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    for (limit, locks) in [
+        (2, Locks::Optimistic),
+        (3, Locks::Optimistic),
+        (3, Locks::Hold),
+    ] {
+        let one = source(&cluster, "postgres", |options| {
+            options.range_blocks = 100;
+            options.connections_max = Some(limit);
+            options.locks = locks;
+            options.tools.folder = Some(folder.path().to_owned());
+        });
+        let ((outcomes, archive), most) = watched(&cluster, || dump_with(&[one], 4, || {}));
+        assert_eq!(outcomes[0].as_ref().unwrap().rows, 60_000);
+        assert!(info(&archive, "postgres").tables[0].parts > 10);
+        assert_eq!(most["all"], limit, "{locks:?} {most:?}");
+    }
+    // Two databases, each with its child: one after the other where there is no room.
+    cluster.sql("postgres", "CREATE DATABASE other TEMPLATE postgres");
+    let sources: Vec<_> = ["postgres", "other"]
+        .iter()
+        .map(|name| {
+            source(&cluster, name, |options| {
+                options.range_blocks = 100;
+                options.connections_max = Some(3);
+                options.tools.folder = Some(folder.path().to_owned());
+            })
+        })
+        .collect();
+    let ((outcomes, _), most) = watched(&cluster, || dump_with(&sources, 4, || {}));
+    assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+    assert!(most["all"] <= 3, "{most:?}");
 }

@@ -137,7 +137,7 @@ fn everything_closed_is_named_with_its_grant() {
             format!("GRANT SELECT ON TABLE public.\"T 1\", public.parted TO \"reader\"{either}"),
         ),
         (
-            "no right to read sequences: public.s",
+            "positions of sequences: public.s",
             format!("GRANT SELECT ON SEQUENCE public.s TO \"reader\"{either}"),
         ),
         (
@@ -232,4 +232,53 @@ fn the_program_says_what_is_missing_and_ends_with_3() {
         "{}",
         checked.stdout
     );
+}
+
+#[test]
+fn sequences_that_may_not_be_read_make_a_backup_incomplete() {
+    let cluster = Cluster::start();
+    cluster.sql(
+        "postgres",
+        "CREATE ROLE reader LOGIN; GRANT SELECT ON pg_authid TO reader; CREATE TABLE t (a serial); INSERT INTO t VALUES (DEFAULT), (DEFAULT); \
+         GRANT SELECT ON t TO reader; CREATE SEQUENCE \"S 1\"; SELECT nextval('\"S 1\"'); CREATE SCHEMA shut; CREATE SEQUENCE shut.s; \
+         CREATE SEQUENCE open START 7; GRANT SELECT ON open TO reader",
+    );
+    let place = Place::small();
+    let site = place.path("site.toml");
+    let text = format!(
+        "[site]\nname = \"s\"\n[[database]]\nname = \"d\"\nconninfo = \"{}\"\n",
+        as_reader(&cluster)
+    );
+    std::fs::write(&site, text).unwrap();
+    let site = site.to_str().unwrap();
+    let what = "positions of sequences: public.\"S 1\", public.t_a_seq, shut.s";
+    let grants = [
+        "GRANT USAGE ON SCHEMA shut TO \"reader\"",
+        "GRANT SELECT ON SEQUENCE public.\"S 1\", public.t_a_seq, shut.s TO \"reader\"",
+    ];
+    let done = place.run(["backup", "--site", site, "--json"]).expect(3);
+    let (state, message) = done.component("d");
+    assert_eq!(state, "incomplete", "{message}");
+    let checked = place.run(["site", "check", "--site", site]).expect(3);
+    for words in grants.iter().chain([&what]) {
+        assert!(message.contains(words), "{message}");
+        assert!(checked.stdout.contains(words), "{}", checked.stdout);
+    }
+    // The definitions are there; the restore says what is not.
+    let into = cluster.conninfo("copy");
+    let restored = place
+        .run(["restore", "latest", "--database", "d", "--into", &into])
+        .expect(0);
+    assert!(restored.stdout.contains(what), "{restored:#?}");
+    let sql = "SELECT last_value FROM \"S 1\" UNION ALL SELECT last_value FROM open UNION ALL SELECT last_value FROM shut.s";
+    let positions = cluster.session("copy").query(sql, &[]).unwrap();
+    let positions: Vec<i64> = positions.iter().map(|row| row.get(0)).collect();
+    assert_eq!(positions, [1, 7, 1]);
+    for grant in grants {
+        cluster.sql("postgres", grant);
+    }
+    let done = place.run(["backup", "--site", site, "--json"]).expect(0);
+    assert_eq!(done.component("d").0, "complete");
+    let checked = place.run(["site", "check", "--site", site]).expect(0);
+    assert!(!checked.stdout.contains("sequences"), "{}", checked.stdout);
 }

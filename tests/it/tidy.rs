@@ -348,43 +348,64 @@ fn targets_and_benches_are_registered() {
     }
 }
 
-/// The lines of README.md's code blocks.
-fn readme_commands() -> Vec<String> {
-    let text = fs::read_to_string(root().join("README.md")).unwrap();
-    let mut inside = false;
+/// The commands of holdfast in the code blocks of README.md and the pages below `docs`, with the page.
+fn documented_commands() -> Vec<(String, Vec<String>)> {
+    let mut pages = files("docs", ".md");
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    pages.push(("README.md".into(), readme));
     let mut commands = Vec::new();
-    for line in text.lines() {
-        if line.starts_with("```") {
-            inside = !inside;
-        } else if inside {
-            commands.push(line.to_owned());
+    for (name, text) in pages {
+        for block in text.split("\n```sh\n").skip(1) {
+            let block = block.split("\n```").next().unwrap_or_default();
+            let parts = block.lines().flat_map(|line| line.split(" && "));
+            for command in parts.filter(|part| part.starts_with("holdfast ")) {
+                commands.push((name.clone(), words(command)));
+            }
         }
     }
     commands
 }
 
+/// The words of a command as a shell would make them, up to a comment, a pipe or a redirection.
+fn words(command: &str) -> Vec<String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), String::new(), None);
+    for c in command.chars().chain([' ']) {
+        match (c, quote) {
+            (c, Some(open)) if c == open => quote = None,
+            (c, Some(_)) => word.push(c),
+            ('\'' | '"', None) => quote = Some(c),
+            (' ', None) if ["|", ">", "#", "<"].contains(&word.as_str()) => return words,
+            (' ', None) if word.is_empty() => {}
+            (' ', None) => words.push(std::mem::take(&mut word)),
+            (c, None) => word.push(c),
+        }
+    }
+    words
+}
+
 #[test]
-fn the_readme_names_commands_that_exist() {
-    let verbs: BTreeSet<String> = readme_commands()
-        .iter()
-        .filter_map(|line| {
-            line.strip_prefix("holdfast ")?
-                .split_whitespace()
-                .next()
-                .map(str::to_owned)
-        })
-        .collect();
+fn the_docs_name_commands_and_flags_that_exist() {
+    let commands = documented_commands();
     assert!(
-        verbs.len() > 5,
-        "the code blocks of README.md are not where they were: {verbs:?}"
+        commands.len() > 50,
+        "the code blocks are not where they were: {}",
+        commands.len()
     );
-    for verb in verbs {
+    // A flag that nobody knows comes last: it is the first that is complained about where all before it are known.
+    const UNKNOWN: &str = "--no-such-flag";
+    let mut wrong = BTreeSet::new();
+    for (page, command) in commands {
         let output = Command::new(env!("CARGO_BIN_EXE_holdfast"))
-            .args(["help", &verb])
+            .args(&command[1..])
+            .arg(UNKNOWN)
             .output()
             .unwrap();
-        assert!(output.status.success(), "holdfast help {verb}: {output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        if !said.starts_with(&format!("error: unexpected argument '{UNKNOWN}'")) {
+            wrong.insert(format!("{page}: {}: {said}", command.join(" ")));
+        }
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
@@ -416,6 +437,9 @@ fn the_rules_of_this_file_work() {
     assert_eq!(uses(&code_text(text)), ["a::B", "d::e", "f"]);
     let list = "use crate::a::{b, c::{D, E},\n    f::G,\n};";
     assert_eq!(uses(&code_text(list)), ["a::b", "a::c", "a::f"]);
+    let command = r"holdfast a 'b c' -o - | psql -d x";
+    assert_eq!(words(command), ["holdfast", "a", "b c", "-o", "-"]);
+    assert_eq!(words("holdfast a   # b"), ["holdfast", "a"]);
     let docs =
         "//! Invariants: never torn (`a_name_of_a_test`, `x::another_name_here`), see (`Other`).\n";
     assert_eq!(named_tests(docs).len(), 2);

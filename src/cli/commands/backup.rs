@@ -125,6 +125,7 @@ fn options(args: Backup, site: Option<SiteFile>) -> anyhow::Result<BackupOptions
     options.cachedir_tag = args.exclude_caches;
     options.force_read = args.force_read;
     options.low_priority = args.low_priority;
+    options.no_stop = args.no_stop;
     let limit = |number: Option<u32>| number.and_then(|number| usize::try_from(number).ok());
     options.readers = limit(args.readers);
     options.workers = limit(args.workers);
@@ -239,15 +240,12 @@ fn show(output: &mut Output, summary: &BackupSummary, torn: u64) -> anyhow::Resu
     }
     if let Some(window) = &summary.window {
         output.line(format!("  {}", snapshots::window_line(window)))?;
-        let loud: Vec<String> = summary
-            .components
-            .iter()
-            .filter(|component| component.quiet == Some(false))
-            .map(snapshots::place)
-            .collect();
-        if !loud.is_empty() {
-            output.line(format!("  NOT read at rest: {}", loud.join(", ")))?;
-        }
+    }
+    let loud = summary.components.iter();
+    let loud = loud.filter(|component| component.quiet == Some(false));
+    let loud: Vec<String> = loud.map(snapshots::place).collect();
+    if !loud.is_empty() {
+        output.line(format!("  NOT read at rest: {}", loud.join(", ")))?;
     }
     for warning in &summary.warnings {
         output.line(format!("  warning: {warning}"))?;

@@ -77,6 +77,10 @@ fn check_flags(args: &Export) -> anyhow::Result<()> {
     };
     let useless = [
         ("--database", args.database.is_some() && !database),
+        (
+            "--target-version",
+            args.target_version.is_some() && !database,
+        ),
         ("--create", args.create && !sql),
         ("--no-owner", args.no_owner && !sql),
         ("--no-privileges", args.no_privileges && !sql),
@@ -121,14 +125,20 @@ fn run_database(context: &Context<'_>, args: &Export) -> anyhow::Result<u8> {
     let mut damage = |damage: &Damage| progress::warning(&damage.to_string());
     let repository = &opened.repository;
     let exported = match args.format {
-        Format::PgDirectory => {
-            export_directory(repository, &place, &args.output, &interrupt, &mut damage)?
-        }
+        Format::PgDirectory => export_directory(
+            repository,
+            &place,
+            args.target_version,
+            &args.output,
+            &interrupt,
+            &mut damage,
+        )?,
         _ => {
             let options = ExportOptions {
                 create: args.create,
                 no_owner: args.no_owner,
                 no_privileges: args.no_privileges,
+                target_version: args.target_version,
             };
             let output = match to_stdout {
                 true => TarOutput::Stream(Box::new(std::io::stdout())),

@@ -55,6 +55,11 @@ impl<'a> AtRest<'a> {
         let Some(settings) = settings.filter(|settings| !settings.stop.is_empty()) else {
             return Ok(rest);
         };
+        if options.no_stop {
+            let text = "the site was not stopped, as asked: what belongs together may be of different moments";
+            rest.warnings.push(text.into());
+            return Ok(rest);
+        }
         let lock = lock.ok_or_else(|| {
             Error::Message("a site is stopped only by who holds its lock on this host".into())
         })?;
@@ -183,7 +188,17 @@ impl<'a> AtRest<'a> {
     pub(super) fn judge(mut self, taken: &mut Taken) {
         taken.warnings.append(&mut self.warnings);
         taken.problems.append(&mut self.problems);
+        let asked_not_to = self.options.no_stop;
         let Some(quiet) = &mut self.quiet else {
+            let read = |component: &Component| {
+                let mut read = self.read.iter();
+                read.any(|read| read.kind == component.kind && read.name == component.name)
+            };
+            for component in &mut taken.components {
+                if asked_not_to && read(component) {
+                    component.quiet = Some(false);
+                }
+            }
             return;
         };
         let window = quiet.end();

@@ -255,9 +255,10 @@ pub(super) fn ask_references(engine: &Engine, open: &Open) -> Result<()> {
             }
         };
         match open.session_beside() {
-            Ok(mut session) => {
-                engine.references.ask(&component.name, &mut session)?;
-                session.close();
+            Ok(mut beside) => {
+                let asked = engine.references.ask(&component.name, &mut beside.session);
+                beside.session.close();
+                asked?;
             }
             Err(error) => engine
                 .references

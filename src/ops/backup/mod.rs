@@ -118,6 +118,8 @@ pub struct BackupOptions {
     pub environment: Environment,
     /// Give way to others in processor and disk time.
     pub low_priority: bool,
+    /// Leave a site running whose site file says how it is stopped.
+    pub no_stop: bool,
     /// The lock of the site, with which a run may stop it; needed where the site file says how.
     pub lock: Option<Arc<SiteLock>>,
     /// The program that starts the site again if this one dies, called with `guardian`; absent: a thread, which dies with it.
@@ -161,6 +163,7 @@ impl BackupOptions {
             scratch: std::env::temp_dir(),
             environment: Arc::new(|_| None),
             low_priority: false,
+            no_stop: false,
             lock: None,
             guardian: None,
         }

@@ -11,7 +11,7 @@ mod sample;
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,9 +25,10 @@ use crate::ops::archive::{DatabaseRestoreOptions, restore_database};
 use crate::ops::backup::{BackupOptions, BackupSummary, Environment, Interrupt, backup};
 use crate::ops::init::{FirstKey, InitOptions, init};
 use crate::ops::restore::{RestoreOptions, restore};
-use crate::ops::scratch_cluster::{Cluster, Programs, Servers, VERSION_FOLDERS};
+use crate::ops::scratch_cluster::{Cluster, Programs, Servers};
 use crate::ops::verify::{Depth, FindingKind, VerifyOptions, VerifySummary, verify};
 use crate::site::SiteFile;
+use crate::source::postgres::pgtools::VERSION_FOLDERS;
 use crate::stats::Stats;
 use crate::store::{Ambient, Repository};
 use crate::target::files::Ownership;
@@ -222,7 +223,7 @@ pub fn demo(
     tell: &mut dyn FnMut(&DemoEvent),
 ) -> Result<DemoSummary> {
     let begun = Instant::now();
-    let programs = Programs::find(Path::new(VERSION_FOLDERS), options.path.as_deref())?;
+    let programs = Programs::find(&VERSION_FOLDERS, options.path.as_deref())?;
     let scratch = scratch(options, cleanup)?;
     let mut stage = Stage {
         options,

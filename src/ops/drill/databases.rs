@@ -1,6 +1,5 @@
 //! Databases: restored into a scratch cluster or under another name into a given server, read back, asked, dropped.
 
-use std::path::Path;
 use std::time::Instant;
 
 use super::{ComponentDrill, DrillEvent, QueryDrill, Stage};
@@ -10,8 +9,9 @@ use crate::ops::archive::{DatabaseRestoreOptions, restore_database};
 use crate::ops::connect::first_rows;
 use crate::ops::preflight::{Outcome, compare_rows};
 use crate::ops::restore::TroubleKind;
-use crate::ops::scratch_cluster::{Cluster, Programs, VERSION_FOLDERS};
+use crate::ops::scratch_cluster::{Cluster, Programs};
 use crate::site::config::run::RestoreQuery;
+use crate::source::postgres::pgtools::VERSION_FOLDERS;
 use crate::source::postgres::{ConnInfo, ConnectOptions, Connector, PgError, PgSession};
 use crate::target::postgres::{Globals, RestoreOptions, RestoreTarget};
 
@@ -42,7 +42,7 @@ impl Server {
             ))));
         }
         let path = environment("PATH");
-        let programs = Programs::find(Path::new(VERSION_FOLDERS), path.as_deref())?;
+        let programs = Programs::find(&VERSION_FOLDERS, path.as_deref())?;
         let cluster = Cluster::start(&programs, stage.folder.join("server"), false, stage.servers)?;
         Ok(Self::Private(cluster))
     }

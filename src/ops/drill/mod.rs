@@ -29,6 +29,7 @@ use tempfile::TempDir;
 
 use crate::error::{Error, Result};
 use crate::format::ledger::{LedgerDepth, LedgerEntry, LedgerKind};
+use crate::format::node::Subtree;
 use crate::format::snapshot::{Component, ComponentKind, ComponentState};
 use crate::ops::backup::{Environment, Interrupt, now};
 use crate::ops::ledger;
@@ -274,8 +275,22 @@ pub fn drill(
         }
         tell(&event);
     };
+    let reader = open_reader(repository, &state, Some(snapshot.id), &mut |_| {})?;
     for component in &files {
         stage.check_interrupt()?;
+        let names = component.path.iter().map(|name| &name[..]);
+        // A list of which this host had nothing leaves no trace in the tree.
+        if component.totals == Subtree::default()
+            && tree::find(&reader, &snapshot.record.root, names)?.is_none()
+        {
+            each(DrillEvent::Component(ComponentDrill {
+                kind: component.kind.folder(),
+                name: component.name.clone(),
+                notes: vec!["there was nothing of it when the snapshot was taken".into()],
+                ..ComponentDrill::default()
+            }));
+            continue;
+        }
         each(DrillEvent::Component(files::exercise(
             &mut stage, component,
         )?));

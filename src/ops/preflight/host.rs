@@ -82,8 +82,11 @@ fn pid_in(path: &Path) -> Result<u32, String> {
         .ok_or_else(|| "holds no process number".into())
 }
 
+/// One that has ended and that nobody has waited for yet does not run.
 fn runs(pid: u32) -> bool {
-    Path::new("/proc").join(pid.to_string()).exists()
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit(") ").next().unwrap_or_default();
+    !state.is_empty() && !state.starts_with(['Z', 'X'])
 }
 
 /// No process of these names runs.
@@ -110,6 +113,7 @@ pub(super) fn no_process(names: &[String]) -> Found {
         let hit = names.iter().find(|name| is_named(name, &line, &short));
         if let Some(name) = hit
             && pid != own
+            && runs(pid)
         {
             found.push(format!("{name} runs as process {pid}"));
         }
@@ -148,16 +152,27 @@ pub(super) fn no_unit(units: &[String], limit: Duration) -> Found {
             ..Surroundings::default()
         };
         let finished = run(&setting, &surroundings);
-        let state = finished.last_line();
-        match (&finished.ending, state) {
-            (Ending::Exited(_), "inactive" | "failed" | "unknown") => {}
-            (Ending::Exited(_), "active" | "activating" | "deactivating" | "reloading") => {
-                found.push(format!("{unit} is {state}"));
-            }
-            _ => {
-                let text = format!("cannot ask systemd about {unit}: systemctl {finished}");
-                return (Outcome::Unknown, text);
-            }
+        // A pattern gives a line for each unit that it matches, and none where nothing is loaded.
+        let states: Vec<&str> = finished.output.split_whitespace().collect();
+        let is_down = |state: &&str| matches!(*state, "inactive" | "failed" | "unknown");
+        let is_up = |state: &&str| {
+            matches!(
+                *state,
+                "active" | "activating" | "deactivating" | "reloading"
+            )
+        };
+        let none_matched = states.is_empty() && (finished.ended_with(3) || finished.ended_with(4));
+        let is_answer = states.iter().all(|state| is_down(state) || is_up(state));
+        let ended = matches!(finished.ending, Ending::Exited(_));
+        if !ended || !none_matched && (states.is_empty() || !is_answer) {
+            let text = format!("cannot ask systemd about {unit}: systemctl {finished}");
+            return (Outcome::Unknown, text);
+        }
+        let up: Vec<&str> = states.iter().copied().filter(is_up).collect();
+        match up.as_slice() {
+            [] => {}
+            [state] => found.push(format!("{unit} is {state}")),
+            [_, ..] => found.push(format!("{} units of {unit} are up", up.len())),
         }
     }
     none_of(&found, format!("none of {} is active", units.join(", ")))

@@ -193,7 +193,7 @@ impl Quiet {
         };
         let problems = self.end().problems;
         let after = match problems.is_empty() {
-            true => "the site was started again; no snapshot was made".to_owned(),
+            true => "the site was started again".to_owned(),
             false => format!("AND THE SITE IS NOT UP: {}", problems.join("; ")),
         };
         Err(Error::Message(format!("{problem}; {after}")))

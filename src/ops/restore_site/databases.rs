@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::ops::backup::Environment;
 use crate::site::config::DatabaseSettings;
 use crate::source::postgres::connect::EndpointAddress;
-use crate::source::postgres::{ConnInfo, ConnSettings, Connector, PgSession};
+use crate::source::postgres::{ConnInfo, ConnSettings, Connector, PgSession, RetryPolicy};
 use crate::target::postgres::{RestoreError, RestoreTarget};
 
 use super::plan::SessionOnTarget;
@@ -29,9 +29,13 @@ pub(super) fn target(
     settings: &DatabaseSettings,
     environment: &Environment,
 ) -> Result<RestoreTarget> {
+    let mut retry = RetryPolicy::default();
+    if let Some(retries) = settings.retries {
+        retry.tries = retries.max(1);
+    }
     let settings = connection(settings, environment)?;
     let name = settings.dbname.clone();
-    Ok(RestoreTarget::with_name(Connector::new(settings), name))
+    Ok(RestoreTarget::with_name(Connector::new(settings), name).with_retry(retry))
 }
 
 fn connection(settings: &DatabaseSettings, environment: &Environment) -> Result<ConnSettings> {

@@ -21,6 +21,7 @@ use crate::format::id::ObjectHash;
 use crate::format::snapshot::{ComponentKind, ComponentState};
 use crate::ops::archive::{SnapshotArchive, restore_error};
 use crate::ops::backup::{BackupOptions, Interrupt, backup};
+use crate::ops::discover::mapped;
 use crate::ops::restore::{RestoreOptions as FileOptions, Trouble, restore};
 use crate::ops::snapshots::{self, TAG_SAFETY, open_reader};
 use crate::site::config::{Missing, SiteFile};
@@ -627,18 +628,7 @@ impl Run<'_> {
                 found.len()
             )));
         };
-        let mut path = found.clone();
-        let mapped = discovery.map.iter().find_map(|map| {
-            let rest = path.strip_prefix(map.from.as_str())?;
-            Some(format!("{}{rest}", map.to))
-        });
-        path = mapped.unwrap_or(path).replace('\\', "/");
-        match path.starts_with('/') {
-            true => Ok(PathBuf::from(path)),
-            false => Err(of(format!(
-                "the database says {found:?}, which is no path of this host; give a path-map"
-            ))),
-        }
+        mapped(found, &discovery.map).map_err(of)
     }
 
     /// The site is as archived: it is started, and looked at.

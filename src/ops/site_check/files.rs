@@ -10,6 +10,7 @@ use crate::site::config::{CertificatesSettings, FilesSettings, Missing, ShareSet
 use crate::site::lists::{Expanded, expand_certificates, expand_files};
 use crate::site::secrets::COMMAND_TIMEOUT;
 use crate::source::certificates::{CertificateFacts, expiring, read_certificates};
+use crate::source::files::rights_note;
 
 /// How many entries of a share are tried: enough to see whether this user may read it.
 const TRIED_MAX: usize = 500;
@@ -31,6 +32,9 @@ pub(super) fn share(settings: &ShareSettings) -> Check {
     match mount_of(path) {
         Some(mount) => check.add(Verdict::Good, format!("{} on {mount}", path.display())),
         None => check.add(Verdict::Good, path.display().to_string()),
+    }
+    if let Ok(Some(note)) = rights_note(path) {
+        check.add(Verdict::Note, note);
     }
     let (mut count, mut unreadable) = (0, Vec::new());
     for entry in entries.take(TRIED_MAX) {

@@ -17,9 +17,10 @@ use serde::Serialize;
 
 use crate::ops::backup::Environment;
 use crate::ops::discover;
-use crate::ops::preflight::{Outcome, PreflightContext, PreflightResult, preflight_all};
+use crate::ops::preflight::{Outcome, PreflightContext, PreflightResult, preflight};
 use crate::site::SiteFile;
 use crate::site::config::ShareSettings;
+use crate::site::config::run::PreflightTime;
 use crate::store::Repository;
 
 /// How a check came out; the worse, the greater.
@@ -168,19 +169,31 @@ pub fn site_check(options: &SiteCheckOptions<'_>, each: &mut dyn FnMut(Check)) {
         repository: options.repository,
         now: options.now,
     };
-    for result in preflight_all(&context) {
-        each(preflight_check(&result));
+    for when in [PreflightTime::BeforeStop, PreflightTime::AfterStop] {
+        for result in preflight(&context, when) {
+            each(preflight_check(&result, when));
+        }
     }
 }
 
 /// A preflight check, as it stands now: one that is due after the stop may well not hold before it.
-fn preflight_check(result: &PreflightResult) -> Check {
+fn preflight_check(result: &PreflightResult, when: PreflightTime) -> Check {
     let mut check = Check::new("preflight", &result.name);
+    let is_later = when == PreflightTime::AfterStop;
     let verdict = match result.outcome {
         Outcome::Holds => Verdict::Good,
-        _ if result.refuses() => Verdict::Fails,
+        _ if result.refuses() && !is_later => Verdict::Fails,
         _ => Verdict::Note,
     };
-    check.add(verdict, &result.text);
+    match is_later {
+        true => check.add(
+            verdict,
+            format!(
+                "looked at after the stop commands; as the site is now: {}",
+                result.text
+            ),
+        ),
+        false => check.add(verdict, &result.text),
+    }
     check
 }

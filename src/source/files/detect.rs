@@ -6,11 +6,17 @@
 //!
 //! Invariants: in doubt a file is read (`only_what_is_clearly_unchanged_is_taken_over`).
 
+use std::os::fd::AsFd;
+
 use super::metadata::Stat;
 use crate::format::node::{Consistency, Node, NodeKind, Timestamp};
 
 /// Times this close before the parent's scan count as unsure: the coarsest clock in use is FAT's.
 const GRAIN_SECONDS: i64 = 2;
+
+/// The Windows rights of a file are reached by name alone (`system.cifs_acl`, `system.smb3_ntsd` …): the client never lists them.
+const SMB_RIGHTS: &str = "an SMB mount: owners and modes are what its mount options say, and the rights (ACLs), streams and attributes that \
+    Windows keeps of the files are not in the snapshot";
 
 /// How unchanged files are recognised.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,6 +70,21 @@ const fn pseudo(name: &'static str) -> FileSystem {
         pseudo: true,
         name,
     }
+}
+
+impl FileSystem {
+    /// What nobody can tell from the nodes: whose rights they hold.
+    pub(super) fn rights_note(self) -> Option<&'static str> {
+        ["smb", "cifs", "smb2"]
+            .contains(&self.name)
+            .then_some(SMB_RIGHTS)
+    }
+}
+
+/// What `statfs` says.
+pub(super) fn file_system_of(fd: impl AsFd) -> FileSystem {
+    let magic = rustix::fs::fstatfs(fd).map_or(0, |stat| u64::try_from(stat.f_type).unwrap_or(0));
+    file_system(magic)
 }
 
 /// By the type number of `statfs` (values of linux/magic.h).
@@ -213,6 +234,23 @@ mod tests {
             changed: Some(at(101)),
             inode: Some(7),
             ..Node::default()
+        }
+    }
+
+    #[test]
+    fn smb_mounts_are_told() {
+        for (magic, told) in [
+            (0xff53_4d42, true),
+            (0xfe53_4d42, true),
+            (0x517b, true),
+            // On some hosts the type is a negative number.
+            (0xffff_ffff_ff53_4d42, true),
+            (0xef53, false),
+            (0x6969, false),
+            (0x6573_5546, false),
+        ] {
+            let system = file_system(magic);
+            assert_eq!(system.rights_note().is_some(), told, "{}", system.name);
         }
     }
 

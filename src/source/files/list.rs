@@ -13,6 +13,7 @@ use std::sync::Arc;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::detect;
 use super::hands::Task;
 use super::metadata::Stat;
 use super::walk::{self, Dir, Entry, Place, Shared, words};
@@ -182,8 +183,9 @@ fn descend(
         ino: stat.ino,
         ..parent.place.clone()
     };
+    let mut entered = None;
     if stat.dev != parent.place.dev {
-        let system = walk::file_system_of(&fd);
+        let system = *entered.insert(detect::file_system_of(&fd));
         place.mount = links::mount_number(parent.place.mount, &place.relative);
         place.trusted = shared.trusts(system);
         place.slow = shared.is_slow(system);
@@ -196,6 +198,9 @@ fn descend(
         let node = walk::directory_node(shared, parent, &entry.name, &place, &stat)?;
         shared.add_node(&place.path, node)?;
         e.insert(entry.old);
+        if let Some(system) = entered {
+            super::note_rights(shared, system, &place.path.display_bytes());
+        }
     }
     Ok(Ok(Arc::new(Dir { fd, place })))
 }

@@ -21,6 +21,7 @@ mod tests;
 mod walk;
 
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -29,6 +30,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 
 pub use detect::Detection;
 
+use self::detect::FileSystem;
 use self::excludes::Excludes;
 use self::hands::{Readers, Task, Tracker, lock};
 use self::links::Links;
@@ -144,6 +146,11 @@ pub fn identity(path: &Path) -> std::io::Result<(u64, u64)> {
     Ok((stat.dev, stat.ino))
 }
 
+/// What a snapshot of this directory will not say of its files' rights, because its file system hides them.
+pub fn rights_note(path: &Path) -> std::io::Result<Option<&'static str>> {
+    Ok(detect::file_system_of(open_path(path)?).rights_note())
+}
+
 fn open_path(path: &Path) -> rustix::io::Result<OwnedFd> {
     rustix::fs::openat(
         rustix::fs::CWD,
@@ -166,7 +173,7 @@ pub fn walk(
     };
     let root = open_root(root_path)?;
     let stat = Stat::of(&root).map_err(|error| component(root_path, error))?;
-    let system = walk::file_system_of(&root);
+    let system = detect::file_system_of(&root);
     if source.never.contains(&(stat.dev, stat.ino)) {
         let path = root_path.display();
         return Err(SourceError::Component(format!(
@@ -201,6 +208,7 @@ pub fn walk(
         failed: AtomicBool::new(false),
         error: Mutex::new(None),
     });
+    note_rights(&shared, system, root_path.as_os_str().as_bytes());
     let place = Place {
         path: source.base.clone(),
         relative: Vec::new(),
@@ -225,6 +233,13 @@ pub fn walk(
         shared.fail(error);
     }
     finish(&shared, outcome)
+}
+
+/// Notes what the nodes of a file system will not say.
+fn note_rights(shared: &Shared, system: FileSystem, at: &[u8]) {
+    if let Some(note) = system.rights_note() {
+        shared.note(format!("{} is {note}", String::from_utf8_lossy(at)));
+    }
 }
 
 fn component(path: &Path, error: rustix::io::Errno) -> SourceError {

@@ -615,7 +615,7 @@ fn open_directory<'s>(
 
 /// Another file system begins here: says whether it is walked into.
 fn enter_mount(shared: &Shared, fd: &OwnedFd, parent: &Dir, place: &mut Place) -> bool {
-    let system = file_system_of(fd);
+    let system = detect::file_system_of(fd);
     place.mount = links::mount_number(parent.place.mount, &place.relative);
     place.trusted = shared.trusts(system);
     place.slow = shared.is_slow(system);
@@ -627,13 +627,8 @@ fn enter_mount(shared: &Shared, fd: &OwnedFd, parent: &Dir, place: &mut Place) -
         shared.note(format!("{at} is a {} mount and was left out", system.name));
         return false;
     }
+    super::note_rights(shared, system, &place.path.display_bytes());
     true
-}
-
-/// What `statfs` says.
-pub(super) fn file_system_of(fd: impl AsFd) -> FileSystem {
-    let magic = rustix::fs::fstatfs(fd).map_or(0, |stat| u64::try_from(stat.f_type).unwrap_or(0));
-    detect::file_system(magic)
 }
 
 /// A directory that can't be opened still is one.

@@ -8,8 +8,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Where Debian and its kin keep one folder for each major version.
-const VERSION_FOLDERS: &str = "/usr/lib/postgresql";
+/// Where there is one folder for each major version, and what stands before its number: packages of Debian and its kin, and those of
+/// PostgreSQL itself for Red Hat and its kin.
+pub const VERSION_FOLDERS: [(&str, &str); 2] = [("/usr/lib/postgresql", ""), ("/usr", "pgsql-")];
 
 /// A tool that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +70,7 @@ pub struct ToolPlaces {
     pub folder: Option<PathBuf>,
     /// The value of `PATH`.
     pub path: Option<OsString>,
-    /// One folder for each major version below it; the usual one when absent.
+    /// One folder for each major version below it; the usual ones when absent.
     pub version_folders: Option<PathBuf>,
 }
 
@@ -115,11 +116,13 @@ fn candidates(tool: &str, places: &ToolPlaces) -> Vec<PathBuf> {
     let folders: Vec<PathBuf> = match &places.folder {
         Some(folder) => vec![folder.clone()],
         None => {
-            let versions = places
-                .version_folders
-                .as_deref()
-                .unwrap_or(Path::new(VERSION_FOLDERS));
-            let mut folders = version_folders(versions);
+            let named = places.version_folders.as_deref().and_then(Path::to_str);
+            let versions = match named {
+                Some(root) => version_folders(&[(root, "")]),
+                None => version_folders(&VERSION_FOLDERS),
+            };
+            let mut folders: Vec<PathBuf> =
+                versions.into_iter().map(|(_, folder)| folder).collect();
             folders.extend(places.path.iter().flat_map(std::env::split_paths));
             folders
         }
@@ -138,15 +141,20 @@ fn is_wrapper(path: &Path) -> bool {
         .is_ok_and(|real| real.file_name().is_some_and(|name| name == "pg_wrapper"))
 }
 
-fn version_folders(root: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(root) else {
-        return Vec::new();
-    };
-    let mut folders: Vec<PathBuf> = entries
-        .flatten()
-        .map(|entry| entry.path().join("bin"))
-        .collect();
-    folders.sort();
+/// The folders of programs of each version, with the version as their names say it.
+pub fn version_folders(places: &[(&str, &str)]) -> Vec<(String, PathBuf)> {
+    let mut folders = Vec::new();
+    for (root, prefix) in places {
+        let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
+        let mut found: Vec<(String, PathBuf)> = entries
+            .filter_map(|entry| {
+                let version = entry.file_name().to_str()?.strip_prefix(prefix)?.to_owned();
+                Some((version, entry.path().join("bin")))
+            })
+            .collect();
+        found.sort();
+        folders.append(&mut found);
+    }
     folders
 }
 

@@ -9,6 +9,7 @@
 //! | passwords of roles | `pg_authid` is closed, so `pg_dumpall --no-role-passwords` it is |
 //! | options of user mappings of others | `pg_user_mappings` shows NULL |
 //! | subscriptions | `pg_dump` skips them for who is not a superuser |
+//! | positions of sequences | they stand in the sequence itself; its definition does not, since version 10 |
 //!
 //! **Invariants**
 //! 1. A superuser has no gaps (`a_superuser_misses_nothing`).
@@ -61,7 +62,7 @@ pub struct Gap {
     pub names: Vec<String>,
     /// The statements that mend it, to be run by a superuser in this database; or what else helps.
     pub remedy: String,
-    /// It goes missing without an error.
+    /// It goes missing without an error, and the rest is dumped.
     pub hidden: bool,
     /// The loss that it is, where it may be accepted.
     pub loss: Option<Loss>,
@@ -195,7 +196,8 @@ pub fn closed(session: &mut PgSession, wanted: Wanted<'_>) -> Result<Vec<Gap>, P
     }
     let mut gaps = Vec::new();
     gaps.extend(closed_schemas(session, wanted)?);
-    gaps.extend(closed_relations(session, wanted)?);
+    gaps.extend(closed_tables(session, wanted)?);
+    gaps.extend(closed_sequences(session, wanted.schemas)?);
     gaps.extend(row_security(session, wanted)?);
     gaps.extend(large_objects(session)?);
     Ok(gaps)
@@ -212,50 +214,88 @@ fn closed_gap(what: &str, names: Vec<String>, remedy: String) -> Option<Gap> {
 }
 
 fn closed_schemas(session: &mut PgSession, wanted: Wanted<'_>) -> Result<Option<Gap>, PgError> {
-    let sql = format!(
-        "SELECT DISTINCT pg_catalog.quote_ident(n.nspname) FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid \
-         WHERE {OF_USERS} AND ({}) AND c.relkind IN ('r', 'p', 'S') AND NOT pg_catalog.has_schema_privilege(n.oid, 'USAGE') ORDER BY 1",
-        wanted.schemas
-    );
-    let names = names(session, &sql)?;
-    let remedy = format!(
-        "GRANT USAGE ON SCHEMA {} TO {}",
-        names.join(", "),
-        quoted(&session.endpoint().user)
-    );
+    let names = schemas_without_usage(session, wanted.schemas, "'r', 'p'")?;
+    let remedy = grant_usage(session, &names);
     Ok(closed_gap("no right to look into schemas", names, remedy))
 }
 
-fn closed_relations(session: &mut PgSession, wanted: Wanted<'_>) -> Result<Vec<Gap>, PgError> {
+/// Schemas with relations of some kinds that the role may not look into.
+fn schemas_without_usage(
+    session: &mut PgSession,
+    schemas: &str,
+    kinds: &str,
+) -> Result<Vec<String>, PgError> {
+    let sql = format!(
+        "SELECT DISTINCT pg_catalog.quote_ident(n.nspname) FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid \
+         WHERE {OF_USERS} AND ({schemas}) AND c.relkind IN ({kinds}) AND NOT pg_catalog.has_schema_privilege(n.oid, 'USAGE') ORDER BY 1"
+    );
+    names(session, &sql)
+}
+
+fn grant_usage(session: &PgSession, schemas: &[String]) -> String {
+    let role = quoted(&session.endpoint().user);
+    format!("GRANT USAGE ON SCHEMA {} TO {role}", schemas.join(", "))
+}
+
+/// Writes the query for the relations of some kinds of which the condition on `c` and `n` holds.
+fn relations_query(schemas: &str, kinds: &str, condition: &str) -> String {
+    format!(
+        "SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname) FROM pg_catalog.pg_class c \
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE {OF_USERS} AND ({schemas}) AND c.relkind IN ({kinds}) \
+         AND ({condition}) \
+         AND (NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass \
+         AND d.objid = c.oid AND d.deptype = 'e') \
+         OR EXISTS (SELECT 1 FROM pg_catalog.pg_extension e WHERE c.oid = ANY (e.extconfig))) ORDER BY 1"
+    )
+}
+
+fn grant_select(session: &PgSession, kind: &str, names: &[String]) -> String {
     let role = quoted(&session.endpoint().user);
     let all = match session.version_num() {
         140_000.. => format!("; or GRANT pg_read_all_data TO {role}"),
         _ => String::new(),
     };
+    format!("GRANT SELECT ON {kind} {} TO {role}{all}", names.join(", "))
+}
+
+fn closed_tables(session: &mut PgSession, wanted: Wanted<'_>) -> Result<Option<Gap>, PgError> {
     // pg_dump locks every table whose definition it writes, rows or not, and for that it needs the right to read.
-    let relations = |kinds: &str| {
-        format!(
-            "SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname) FROM pg_catalog.pg_class c \
-             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE {OF_USERS} AND ({}) AND c.relkind IN ({kinds}) \
-             AND NOT pg_catalog.has_table_privilege(c.oid, 'SELECT') \
-             AND (NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass \
-             AND d.objid = c.oid AND d.deptype = 'e') \
-             OR EXISTS (SELECT 1 FROM pg_catalog.pg_extension e WHERE c.oid = ANY (e.extconfig))) ORDER BY 1",
-            wanted.schemas
-        )
-    };
-    let tables = names(session, &relations("'r', 'p'"))?;
-    let sequences = names(session, &relations("'S'"))?;
-    let remedy = |kind: &str, names: &[String]| {
-        format!("GRANT SELECT ON {kind} {} TO {role}{all}", names.join(", "))
-    };
-    let for_tables = remedy("TABLE", &tables);
-    let for_sequences = remedy("SEQUENCE", &sequences);
-    let gaps = [
-        closed_gap("no right to read tables", tables, for_tables),
-        closed_gap("no right to read sequences", sequences, for_sequences),
-    ];
-    Ok(gaps.into_iter().flatten().collect())
+    let sql = relations_query(
+        wanted.schemas,
+        "'r', 'p'",
+        "NOT pg_catalog.has_table_privilege(c.oid, 'SELECT')",
+    );
+    let tables = names(session, &sql)?;
+    let remedy = grant_select(session, "TABLE", &tables);
+    Ok(closed_gap("no right to read tables", tables, remedy))
+}
+
+/// Whether the position of the sequence `c` in the schema `n` can be read, as SQL.
+pub(super) const SEQUENCE_IS_READABLE: &str = "pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_table_privilege(c.oid, 'SELECT')";
+
+/// Finds the sequences whose position cannot be read; `schemas` is a condition on the schema `n`. Their definitions are dumped all the same,
+/// but for servers before 10, where `pg_dump` reads them in the sequences.
+pub(super) fn closed_sequences(
+    session: &mut PgSession,
+    schemas: &str,
+) -> Result<Option<Gap>, PgError> {
+    let condition = format!("NOT ({SEQUENCE_IS_READABLE})");
+    let sequences = names(session, &relations_query(schemas, "'S'", &condition))?;
+    if sequences.is_empty() {
+        return Ok(None);
+    }
+    let closed = schemas_without_usage(session, schemas, "'S'")?;
+    let mut remedy = grant_select(session, "SEQUENCE", &sequences);
+    if !closed.is_empty() {
+        remedy = format!("{}; {remedy}", grant_usage(session, &closed));
+    }
+    Ok(Some(Gap {
+        what: "positions of sequences".to_owned(),
+        names: sequences,
+        remedy,
+        hidden: session.version_num() >= 100_000,
+        loss: None,
+    }))
 }
 
 fn row_security(session: &mut PgSession, wanted: Wanted<'_>) -> Result<Option<Gap>, PgError> {

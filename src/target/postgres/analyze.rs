@@ -1,5 +1,7 @@
 //! `ANALYZE` of what was restored: a schema dump has no statistics, and without them the first queries are planned blindly.
 //!
+//! What has foreign tables among its partitions or children is left out: their rows would be fetched from servers that may not answer.
+//!
 //! Threads: `jobs` sessions, each takes the largest relation that is left. Partitioned tables come last, because theirs are made of their partitions' rows.
 
 use std::collections::BTreeSet;
@@ -23,9 +25,11 @@ pub(crate) fn analyze(
     recorder: &Recorder,
 ) -> Result<(), RestoreError> {
     let mut session = connector.connect(&ConnectOptions::restore())?;
-    let sql = "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+    let sql = "WITH RECURSIVE above AS (SELECT oid FROM pg_catalog.pg_class WHERE relkind = 'f' \
+               UNION SELECT i.inhparent FROM above JOIN pg_catalog.pg_inherits i ON i.inhrelid = above.oid) \
+               SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
                WHERE c.relkind IN ('r', 'm', 'p') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' \
-               ORDER BY c.relkind <> 'p', pg_catalog.pg_relation_size(c.oid)";
+               AND c.oid NOT IN (SELECT oid FROM above) ORDER BY c.relkind <> 'p', pg_catalog.pg_relation_size(c.oid)";
     let chosen: BTreeSet<(&str, &str)> = info
         .tables
         .iter()

@@ -11,10 +11,13 @@
 //! | `SEQUENCE SET` | `setval` | its sequence | |
 //! | `COMMENT`, `ACL` of a large object | | its `BLOB` | |
 //!
+//! Statements are in the words of the version that the archive is for ([`super::older`]).
+//!
 //! A sparse large object is a sparse file; what `pg_restore` makes of it is not sparse.
 //!
 //! Memory: the table of contents, so an entry for each large object; pieces of rows.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -24,6 +27,7 @@ use std::path::{Path, PathBuf};
 use super::archive::DatabaseArchive;
 use super::data::qualified;
 use super::large_objects::{self, Options};
+use super::older::for_server;
 use super::plan::dump_session;
 use super::script::{
     ExportError, ExportedDatabase, copy_statement, has_rows, refuse_binary, sequence_statement,
@@ -64,15 +68,24 @@ fn failed(path: &Path, e: std::io::Error) -> Error {
     Error::local(format!("cannot write {}", path.display()), e)
 }
 
-/// Writes the whole database as a directory archive.
+/// Writes the whole database as a directory archive, for servers of a version; none is that of the source.
 pub fn write_directory(
     archive: &dyn DatabaseArchive,
+    target_version: Option<u32>,
     files: &DirectoryFiles,
     each: &mut dyn FnMut() -> Result<()>,
 ) -> Result<ExportedDatabase, ExportError> {
     refuse_binary(&archive.description().tables)?;
-    let toc = Toc::parse(&archive.schema_dump()?)?;
+    let mut toc = Toc::parse(&archive.schema_dump()?)?;
     let session = dump_session(&toc)?;
+    let version_num = target_version.unwrap_or(archive.description().server_version_num);
+    for entry in &mut toc.entries {
+        let standard = session.standard_strings;
+        let written = for_server(entry.kind(), entry.definition(), version_num, standard);
+        if let Cow::Owned(written) = written {
+            entry.definition = Some(written);
+        }
+    }
     let mut directory = Directory {
         archive,
         files,

@@ -7,7 +7,8 @@
 //! 4. *post-data*: in parallel. An entry runs when what it depends on has run, and not beside one that locks a table that it needs
 //!    (`schedule`); foreign keys after everything else.
 //! 5. *privileges*: `ACL` and `DEFAULT ACL`.
-//! 6. *last*: event triggers (which would fire on all before), materialized views (whose queries need the privileges), their comments and statistics.
+//! 6. *last*: materialized views (whose queries need the privileges) and their statistics.
+//! 7. *event triggers*, which would fire on all before, also when somebody logs in, and their comments.
 //!
 //! Invariants: (1) every entry of the archive lands in exactly one list (`every_entry_is_planned_once`); (2) an entry never comes before one that it
 //! depends on within its pass (`dependencies_come_first`).
@@ -126,8 +127,10 @@ pub struct Plan {
     pub post_data: Vec<Step>,
     /// `GRANT` and `REVOKE`.
     pub privileges: Vec<Step>,
-    /// Event triggers, materialized views.
+    /// Materialized views.
     pub last: Vec<Step>,
+    /// Event triggers: the views are not refreshed under them, and nobody of ours logs in after them.
+    pub event_triggers: Vec<Step>,
     /// Tables from whose definition an option was left out that only the source's minor release knows.
     pub changed: Vec<String>,
     /// Entries of data, which come from our own parts and not from this archive.
@@ -143,6 +146,7 @@ enum Pass {
     PostData,
     Privileges,
     Last,
+    EventTriggers,
 }
 
 impl Plan {
@@ -166,6 +170,7 @@ impl Plan {
             post_data: Vec::new(),
             privileges: Vec::new(),
             last: Vec::new(),
+            event_triggers: Vec::new(),
             changed: Vec::new(),
             not_planned: Vec::new(),
         };
@@ -199,6 +204,7 @@ impl Plan {
                 Pass::Privileges if options.no_privileges => {}
                 Pass::Privileges => plan.privileges.push(step),
                 Pass::Last => plan.last.push(step),
+                Pass::EventTriggers => plan.event_triggers.push(step),
             }
         }
         Ok(plan)
@@ -283,6 +289,7 @@ impl Plan {
             .chain(&self.post_data)
             .chain(&self.privileges)
             .chain(&self.last)
+            .chain(&self.event_triggers)
     }
 }
 
@@ -318,8 +325,11 @@ fn pass(entry: &Entry, sections: &Sections<'_>) -> Pass {
         b"ENCODING" | b"STDSTRINGS" | b"SEARCHPATH" => Pass::Session,
         b"DATABASE" => Pass::Database,
         b"ACL" | b"DEFAULT ACL" => Pass::Privileges,
-        b"EVENT TRIGGER" | b"MATERIALIZED VIEW DATA" => Pass::Last,
-        b"COMMENT" | b"SECURITY LABEL" if entry.tag().starts_with(b"EVENT TRIGGER ") => Pass::Last,
+        b"MATERIALIZED VIEW DATA" => Pass::Last,
+        b"EVENT TRIGGER" => Pass::EventTriggers,
+        b"COMMENT" | b"SECURITY LABEL" if entry.tag().starts_with(b"EVENT TRIGGER ") => {
+            Pass::EventTriggers
+        }
         b"STATISTICS DATA" if entry.section == Section::PostData => Pass::Last,
         b"BLOB" | b"BLOBS" | b"BLOB METADATA" => Pass::Data,
         _ => match sections.of(entry) {
@@ -592,11 +602,13 @@ pub(crate) mod tests {
         assert_eq!(
             labels(&plan.last),
             [
-                "EVENT TRIGGER tiny_evt",
-                "COMMENT EVENT TRIGGER tiny_evt",
                 "MATERIALIZED VIEW DATA public.m",
                 "MATERIALIZED VIEW DATA public.m2"
             ]
+        );
+        assert_eq!(
+            labels(&plan.event_triggers),
+            ["EVENT TRIGGER tiny_evt", "COMMENT EVENT TRIGGER tiny_evt"]
         );
         assert!(labels(&plan.pre_data).contains(&"COMMENT odd schema.TABLE \"Ta\"\"ble ü\""));
         let post = labels(&plan.post_data);

@@ -42,7 +42,7 @@ pub enum Phase {
     PostData,
     /// Access privileges.
     Privileges,
-    /// Event triggers and materialized views.
+    /// Materialized views and event triggers.
     Last,
     /// Comparison with the archive.
     Check,

@@ -1,7 +1,7 @@
 //! The restore of one database, from globals to the comparison.
 //!
 //! What is looked at before anything is created: whether the target is empty, whether the archive can be planned, which roles and tablespaces are missing.
-//! Then: globals → database → pre-data → rows, large objects → sequences → post-data → privileges → event triggers and materialized views → comparison.
+//! Then: globals → database → pre-data → rows, large objects → sequences → post-data → privileges → materialized views → comparison → event triggers.
 //!
 //! Invariants: (1) nothing is restored over something (`refuses_a_database_that_holds_anything`); (2) what could not be restored is in the report, with the
 //! server's reason (`what_fails_is_reported`).
@@ -35,7 +35,7 @@ use super::plan::{Plan, PlanOptions, Statement, Step};
 use super::post_data::PostData;
 use super::report::{OnError, Phase, Recorder, RestoreReport, is_damage};
 use super::selection::{Selected, Selection, SelectionFailure};
-use super::sql::{quote_identifier, statements, tokens};
+use super::sql::{is_connection_limit, quote_identifier, statements};
 use super::swap::{Final, SwapOptions, comment_on, replace_database};
 use super::target_database::{
     RestoreTarget, drop_if_exists, existing_database, existing_globals, existing_relations,
@@ -163,7 +163,7 @@ struct Restore<'a> {
 impl Restore<'_> {
     fn run(&self) -> Result<Vec<Final>, RestoreError> {
         let mut plan = self.plan(&self.selected.toc)?;
-        let finals = self.finals(&mut plan)?;
+        let mut finals = self.finals(&mut plan)?;
         let mut maintenance = self.target.maintenance()?;
         self.note_versions(&maintenance);
         let connector = self.target.connector(&maintenance);
@@ -213,16 +213,19 @@ impl Restore<'_> {
             )?;
         }
         self.check(&connector, &loaded)?;
-        if self.mark.is_some() || finals.is_empty() {
-            return Ok(finals);
-        }
+        let ours = match self.mark {
+            Some(_) => Vec::new(),
+            None => std::mem::take(&mut finals),
+        };
         let mut session = DdlSession::open(&connector, &settings)?;
-        for last in finals {
+        self.serial(&mut session, &plan.event_triggers, Phase::Last)?;
+        for last in ours {
             if let Err(error) = session.session().batch_execute(&last.sql) {
                 self.recorder.refused(Phase::Database, last.label, error)?;
             }
         }
-        Ok(Vec::new())
+        session.close();
+        Ok(finals)
     }
 
     /// Takes out of the plan what would be in the way before the end: a limit of connections keeps our own out. The settings of the database become
@@ -297,6 +300,7 @@ impl Restore<'_> {
                 &mut plan.post_data,
                 &mut plan.privileges,
                 &mut plan.last,
+                &mut plan.event_triggers,
             ] {
                 steps.clear();
             }
@@ -310,6 +314,10 @@ impl Restore<'_> {
             .report()
             .server_version
             .clone_from(&target.version);
+        if self.options.selection.is_all() {
+            let lacking = source.not_included.iter();
+            lacking.for_each(|what| self.recorder.note(format!("not in the archive: {what}")));
+        }
         if target.version_num / 10_000 < source.server_version_num / 10_000 {
             self.recorder.note(format!(
                 "the target runs PostgreSQL {}, older than the archive's {}: statements that it does not know will fail",
@@ -786,11 +794,4 @@ impl Restore<'_> {
         self.recorder.report().check = Some(report);
         Ok(())
     }
-}
-
-/// `ALTER DATABASE … CONNECTION LIMIT = n`.
-fn is_connection_limit(sql: &[u8]) -> bool {
-    let found = tokens(sql, true);
-    let is = |n: usize, word: &str| found.get(n).is_some_and(|token| token.is(sql, word));
-    is(0, "ALTER") && is(1, "DATABASE") && is(3, "CONNECTION") && is(4, "LIMIT")
 }

@@ -1,7 +1,7 @@
 //! One script for `psql`: a database as statements and `COPY … FROM stdin`, written as it is read.
 //!
 //! The order is that of a restore ([`super::plan`]): before the rows, rows, large objects, positions of sequences, after the rows in the archive's
-//! order, privileges, event triggers and materialized views. The statements of `pg_dump` are in the encoding and the string syntax that the archive
+//! order, privileges, materialized views and event triggers. The statements of `pg_dump` are in the encoding and the string syntax that the archive
 //! names, ours in UTF-8 with standard strings; the script switches between the two. Rows are in the encoding of the database, which each COPY says.
 //!
 //! Invariants:
@@ -15,6 +15,7 @@
 use super::archive::DatabaseArchive;
 use super::data::{column_list, qualified};
 use super::large_objects::{self, Runs};
+use super::older::for_server;
 use super::plan::{Plan, PlanError, PlanOptions, Step, set_table_am, set_tablespace};
 use super::sql::{holds_psql_command, quote_literal};
 use super::toc::{Toc, TocError};
@@ -79,6 +80,8 @@ pub struct ExportOptions {
     pub no_owner: bool,
     /// No `GRANT` and `REVOKE`.
     pub no_privileges: bool,
+    /// The server's version that the statements are for; none is that of the source ([`super::older`]).
+    pub target_version: Option<u32>,
 }
 
 /// What was written.
@@ -165,6 +168,9 @@ pub fn write_script(
         plan: &plan,
         sink,
         written: ExportedDatabase::default(),
+        version_num: options
+            .target_version
+            .unwrap_or(archive.description().server_version_num),
         foreign: false,
         tablespace: Vec::new(),
         table_am: None,
@@ -187,7 +193,8 @@ pub fn write_script(
     })?;
     script.sequences()?;
     let rest = plan.post_data.iter().chain(&plan.privileges);
-    for step in rest.chain(&plan.last).filter(is_wanted) {
+    let last = plan.last.iter().chain(&plan.event_triggers);
+    for step in rest.chain(last).filter(is_wanted) {
         script.step(step)?;
     }
     script.ours()?;
@@ -200,6 +207,8 @@ struct Script<'a> {
     plan: &'a Plan,
     sink: Sink<'a>,
     written: ExportedDatabase,
+    /// Of the server that the script is for.
+    version_num: u32,
     /// The session is set as the archive's statements need it, not as ours do.
     foreign: bool,
     tablespace: Vec<u8>,
@@ -255,9 +264,10 @@ SET quote_all_identifiers = off;
         self.foreign = false;
         self.tablespace.clear();
         self.table_am = None;
-        self.text(SETTINGS)?;
+        // First, so that nothing else means what somebody put in its way.
         let search_path = self.plan.session.search_path.clone();
         self.statement(&search_path, "SEARCHPATH")?;
+        self.text(SETTINGS)?;
         self.text("SET default_tablespace = '';\n\n")
     }
 
@@ -335,8 +345,10 @@ SET quote_all_identifiers = off;
             self.table_am = Some(am.clone());
         }
         self.comment(&step.label)?;
+        let standard = self.plan.session.standard_strings;
         for statement in &step.statements {
-            self.statement(&statement.sql, &step.label)?;
+            let sql = for_server(&step.kind, &statement.sql, self.version_num, standard);
+            self.statement(&sql, &step.label)?;
         }
         self.text("\n")
     }

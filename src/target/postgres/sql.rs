@@ -410,6 +410,13 @@ pub(crate) fn without_internal_option(sql: &[u8], standard_strings: bool) -> Opt
     Some(kept)
 }
 
+/// `ALTER DATABASE … CONNECTION LIMIT = n`.
+pub(crate) fn is_connection_limit(sql: &[u8]) -> bool {
+    let found = tokens(sql, true);
+    let is = |n: usize, word: &str| found.get(n).is_some_and(|token| token.is(sql, word));
+    is(0, "ALTER") && is(1, "DATABASE") && is(3, "CONNECTION") && is(4, "LIMIT")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -49,6 +49,7 @@ const HOLDS_PUBLICATIONS: &str =
 pub struct RestoreTarget {
     connector: Connector,
     database: String,
+    retry: RetryPolicy,
 }
 
 impl RestoreTarget {
@@ -61,6 +62,7 @@ impl RestoreTarget {
         Ok(Self {
             connector: Connector::new(settings),
             database,
+            retry: RetryPolicy::default(),
         })
     }
 
@@ -69,7 +71,15 @@ impl RestoreTarget {
         Self {
             connector,
             database: database.into(),
+            retry: RetryPolicy::default(),
         }
+    }
+
+    /// The same, tried as patiently as this says.
+    #[must_use]
+    pub fn with_retry(mut self, retry: RetryPolicy) -> Self {
+        self.retry = retry;
+        self
     }
 
     /// The same server, another name.
@@ -77,6 +87,7 @@ impl RestoreTarget {
         Self {
             connector: self.connector.clone(),
             database: database.to_owned(),
+            retry: self.retry,
         }
     }
 
@@ -92,7 +103,10 @@ impl RestoreTarget {
 
     /// Connects to a database of the cluster that is there in any case.
     pub(crate) fn maintenance(&self) -> Result<PgSession, RestoreError> {
-        self.maintenance_with(&ConnectOptions::restore())
+        self.maintenance_with(&ConnectOptions {
+            retry: self.retry,
+            ..ConnectOptions::restore()
+        })
     }
 
     /// The same without a second try, for tidying up after a server that may be gone.

@@ -227,20 +227,21 @@ fn refused(server: &Server, error: &PgError) -> DumpError {
 }
 
 /// Runs a child that needs a connection of its own. Where the server has none for it, it is tried again after pauses: others may have ended.
+/// `ended` says why nobody wants it any more.
 pub(super) fn with_child<T>(
     source: &DatabaseSource,
     server: &Server,
     connector: &Connector,
     allowed: Option<&Allowed>,
+    ended: &dyn Fn() -> Option<Error>,
     run: impl Fn() -> Slot<T>,
 ) -> Slot<T> {
-    let stop = &source.options.stop;
-    let is_stopped = || stop.is_set();
-    let interrupted = || DumpError::Run(Error::Interrupted);
+    let unwanted = || DumpError::Run(ended().unwrap_or(Error::Stopped));
     let retry = &source.options.retry;
     let mut round = 1;
     loop {
-        let child = server.budget.child(&is_stopped).ok_or_else(interrupted)?;
+        let is_unwanted = || ended().is_some();
+        let child = server.budget.child(&is_unwanted).ok_or_else(unwanted)?;
         let words = match run() {
             Err(DumpError::Failed(words)) => words,
             other => return other,
@@ -268,8 +269,8 @@ pub(super) fn with_child<T>(
         }
         let end = Instant::now() + retry.pause_after(round);
         while Instant::now() < end {
-            if stop.is_set() {
-                return Err(interrupted());
+            if ended().is_some() {
+                return Err(unwanted());
             }
             thread::sleep(LOOK);
         }

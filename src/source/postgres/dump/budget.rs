@@ -472,7 +472,8 @@ mod tests {
         assert!(third.extra.is_none());
         assert_eq!(budget.lock().copying, 3);
         drop((own, extra, third));
-        assert_eq!((budget.lock().copying, budget.lock().held), (0, 0));
+        let state = budget.lock();
+        assert_eq!((state.copying, state.held), (0, 0));
     }
 
     #[test]

@@ -13,13 +13,15 @@
 //! | 13 | `pg_current_snapshot` |
 //! | 14 | scans of a range of tids |
 
+use std::collections::BTreeSet;
+
 use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 
 use super::error::DumpError;
 use super::{names, order, pattern};
 use crate::format::database::SequenceState;
 use crate::format::large_object::RANGE_OIDS;
-use crate::source::postgres::rights::{self, Gap};
+use crate::source::postgres::rights::{self, Gap, SEQUENCE_IS_READABLE};
 use crate::source::postgres::{PgError, PgSession};
 
 /// SQLSTATE of bytes that are no text of the client's encoding, as it stands in the words of the server.
@@ -61,6 +63,8 @@ pub(super) struct Catalog {
     pub(super) extensions: Vec<(String, String)>,
     pub(super) tables: Vec<Table>,
     pub(super) sequences: Vec<SequenceState>,
+    /// Oids of the values of enums.
+    pub(super) enum_values: BTreeSet<u32>,
     /// First oids of the ranges that have large objects, with their number.
     pub(super) large_object_ranges: Vec<(u32, u64)>,
     /// What is not in the archive, and why.
@@ -153,7 +157,7 @@ fn read_all(session: &mut PgSession, exclusions: Exclusions<'_>) -> Result<Catal
     let mut catalog = Catalog::default();
     read_database(session, &mut catalog)?;
     catalog.tables = read_tables(session, exclusions, Sizes::Asked, &mut catalog.not_included)?;
-    catalog.sequences = read_sequences(session, exclusions, &mut catalog.not_included)?;
+    read_sequences(session, exclusions, &mut catalog)?;
     let sql = format!(
         "SELECT (oid::bigint / {RANGE_OIDS}) * {RANGE_OIDS}, count(*) FROM pg_catalog.pg_largeobject_metadata GROUP BY 1 ORDER BY 1"
     );
@@ -161,12 +165,14 @@ fn read_all(session: &mut PgSession, exclusions: Exclusions<'_>) -> Result<Catal
         .iter()
         .map(|row| (number(row, 0), number(row, 1)))
         .collect();
+    let values = rows(session, "SELECT oid FROM pg_catalog.pg_enum")?;
+    catalog.enum_values = values.iter().map(|row| number(row, 0)).collect();
     for schema in exclusions.schemas {
         catalog
             .not_included
             .push(format!("schemas that match \"{schema}\" (exclude-schema)"));
     }
-    catalog.hidden = rights::hidden(session)?;
+    catalog.hidden.extend(rights::hidden(session)?);
     for gap in &catalog.hidden {
         catalog.not_included.push(format!(
             "{} (this role may not see them; {})",
@@ -371,37 +377,61 @@ fn read_tables(
     Ok(tables)
 }
 
-/// Reads the state of all sequences. They are not subject to snapshots: what is read is at least as far as
+/// Reads the state of all sequences that the role may read. They are not subject to snapshots: what is read is at least as far as
 /// any row of the snapshot knows.
 fn read_sequences(
     session: &mut PgSession,
     exclusions: Exclusions<'_>,
-    not_included: &mut Vec<String>,
-) -> Result<Vec<SequenceState>, DumpError> {
+    catalog: &mut Catalog,
+) -> Result<(), DumpError> {
+    let schemas = schema_condition(exclusions);
     let sql = format!(
-        "WITH {EXTENSION_MEMBERS} SELECT n.nspname, c.relname, c.relpersistence FROM pg_catalog.pg_class c \
+        "WITH {EXTENSION_MEMBERS} SELECT n.nspname, c.relname, c.relpersistence, {SEQUENCE_IS_READABLE} FROM pg_catalog.pg_class c \
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace LEFT JOIN cfg ON cfg.relid = c.oid \
-         WHERE c.relkind = 'S' AND {} AND c.relpersistence IN ('p', 'u') \
-         AND (cfg.relid IS NOT NULL OR NOT EXISTS (SELECT 1 FROM ext WHERE ext.relid = c.oid)) ORDER BY 1, 2",
-        schema_condition(exclusions)
+         WHERE c.relkind = 'S' AND {schemas} AND c.relpersistence IN ('p', 'u') \
+         AND (cfg.relid IS NOT NULL OR NOT EXISTS (SELECT 1 FROM ext WHERE ext.relid = c.oid)) ORDER BY 1, 2"
     );
     let standby = session.facts().in_recovery;
     let mut names: Vec<(String, String)> = Vec::new();
+    let mut closed = false;
     for row in rows(session, &sql)? {
         let (schema, name) = (text(&row, 0), text(&row, 1));
         if standby && row.get(2) == Some("u") {
-            not_included.push(format!(
+            catalog.not_included.push(format!(
                 "state of unlogged sequence {schema}.{name} (a standby does not have it)"
             ));
+        } else if row.get(3) == Some("f") {
+            closed = true;
         } else {
             names.push((schema, name));
         }
     }
-    let mut states = Vec::with_capacity(names.len());
     for batch in names.chunks(SEQUENCES_PER_STATEMENT) {
-        states.extend(read_states(session, batch)?);
+        catalog.sequences.extend(read_states(session, batch)?);
     }
-    Ok(states)
+    if closed {
+        let gap = rights::closed_sequences(session, &schemas)?;
+        catalog.hidden.extend(gap);
+    }
+    Ok(())
+}
+
+/// Lists schemas and names of the sequences that the role may not read.
+pub(super) fn closed_sequences(
+    session: &mut PgSession,
+    exclusions: Exclusions<'_>,
+) -> Result<Vec<(String, String)>, PgError> {
+    let sql = format!(
+        "SELECT n.nspname, c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         WHERE NOT (SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname = current_user) \
+         AND c.relkind = 'S' AND {} AND NOT ({SEQUENCE_IS_READABLE}) ORDER BY 1, 2",
+        schema_condition(exclusions)
+    );
+    let found = rows(session, &sql)?;
+    Ok(found
+        .iter()
+        .map(|row| (text(row, 0), text(row, 1)))
+        .collect())
 }
 
 fn read_states(

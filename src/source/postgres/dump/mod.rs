@@ -10,6 +10,7 @@
 //!    else the database is begun again, at most three times (`truncate_and_alter_start_the_database_again`).
 //!    `pg_dump` runs meanwhile; what it read fits the rows, or the database is begun again too
 //!    (`a_table_that_is_copied_and_renamed_before_pg_dump_comes_to_it_starts_the_database_again`).
+//!    So is one of which a value of an enum was renamed (`a_renamed_value_of_an_enum_starts_the_database_again`).
 //! 3. No lock on a table outlives one part, but those of `pg_dump` while it runs, those of `locks = "hold"`
 //!    (`nobody_waits_for_more_than_one_part`), and those of the last attempt: definitions that change faster than
 //!    a database can be read wait once, rather than that there is no backup
@@ -28,6 +29,7 @@
 //! for (`sixty_databases_never_exceed_the_budget`); databases that do not fit wait for others to end.
 
 mod admission;
+mod again;
 mod budget;
 mod catalog;
 mod cluster;
@@ -37,7 +39,9 @@ mod error;
 mod hold;
 mod keep_alive;
 mod large_objects;
+mod late_changes;
 mod limits;
+mod lock_holders;
 mod names;
 mod open;
 mod order;
@@ -58,7 +62,9 @@ use super::{ConnSettings, ConnectOptions, RetryPolicy, StopFlag};
 pub use catalog::conditions;
 pub use consistency::{ClusterConsistency, cluster_consistency};
 pub use digest::{RowDigester, RowSum};
-pub use open::{Database, OpenDatabase, SnapshotFacts, Waiting, open_snapshots, wait_for_schemas};
+pub use open::{
+    Database, OpenDatabase, SessionBeside, SnapshotFacts, Waiting, open_snapshots, wait_for_schemas,
+};
 pub use outcome::DatabaseOutcome;
 pub(crate) use parts::binary_row;
 pub use stream::{StreamOptions, stream_databases};

@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use super::again::Again;
 use super::budget::Lease;
 use super::catalog::{self, Catalog, Exclusions, number, rows, text};
 use super::cluster::{Cluster, Clusters, Server};
@@ -28,7 +29,7 @@ use super::error::DumpError;
 use super::hold::{self, Holder};
 use super::limits::Allowed;
 use super::schema::{SchemaDump, SchemaRequest};
-use super::{DatabaseSource, Locks, admission};
+use super::{DatabaseSource, Locks, admission, lock_holders};
 use crate::error::Error;
 use crate::source::SourceError;
 use crate::source::postgres::replay::{self, ReplayPause};
@@ -36,14 +37,10 @@ use crate::source::postgres::{ConnectOptions, Connector, PgError, PgSession, Ret
 
 /// How often the databases of a cluster are opened again for snapshots that agree.
 const AGREEMENT_TRIES: u32 = 20;
-/// How often one database is begun again because its definitions changed meanwhile.
-pub(super) const RESTARTS_MAX: u32 = 3;
-/// How often it is begun again, with all tables held, because others queued up before `pg_dump` had its locks.
-const QUEUES_MAX: u32 = 20;
-/// How often one database is begun again because the replay of a standby ended it: the next time is hardly better.
-const REPLAYS_MAX: u32 = 1;
 /// Children that dump schemas at a time.
 const CHILDREN_AT_ONCE: usize = 8;
+/// SQLSTATE of a lock that was waited for in vain, as it stands in the words of the server.
+const LOCK_TIMEOUT: &str = "(55P03)";
 const BEGIN: &str = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
 /// What is known of a snapshot.
@@ -92,90 +89,13 @@ pub struct OpenDatabase {
     _pause: Option<Arc<ReplayPause>>,
 }
 
-/// Which reasons to begin a database again have been used up.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Again {
-    /// Because definitions changed.
-    pub(super) restarts: u32,
-    /// Because the replay of a standby ended a statement.
-    pub(super) replays: u32,
-    /// Because others queued up behind the held locks.
-    queues: u32,
-    /// Whether the tables are held although nobody asked for it.
-    pub(super) held: bool,
-    /// Why they could not be.
-    not_held: Option<String>,
-}
-
-impl Again {
-    /// Counts one more time, or returns the error for good.
-    fn allow(&mut self, database: &str, error: DumpError) -> Result<(), DumpError> {
-        let (reason, times) = match error {
-            DumpError::Restart(reason) if self.restarts < RESTARTS_MAX => {
-                self.restarts += 1;
-                (reason, self.restarts)
-            }
-            // What is not a table is not held: it may still change before pg_dump comes to it.
-            DumpError::Restart(reason) if self.held && self.queues < QUEUES_MAX => {
-                self.queue(reason)
-            }
-            DumpError::Queue(reason) if self.queues < QUEUES_MAX => self.queue(reason),
-            DumpError::Replay(reason) if self.replays < REPLAYS_MAX => {
-                self.replays += 1;
-                (reason, self.replays)
-            }
-            DumpError::Restart(reason) => return Err(DumpError::Restart(self.farewell(&reason))),
-            error => return Err(error),
-        };
-        tracing::warn!(
-            database,
-            times,
-            reason,
-            "beginning again with a new snapshot"
-        );
-        Ok(())
-    }
-
-    /// Counts a time that others were in the way, and waits a little, never twice as long.
-    fn queue(&mut self, reason: String) -> (String, u32) {
-        self.queues += 1;
-        thread::sleep(Duration::from_millis(u64::from(self.queues * 37 % 100)));
-        (reason, self.queues)
-    }
-
-    fn farewell(&self, reason: &str) -> String {
-        let why = match &self.not_held {
-            Some(why) => format!(", the last time without held locks: {why}"),
-            None => String::new(),
-        };
-        format!("{reason} (begun again {} times{why})", self.restarts)
-    }
-
-    /// Says whether there is no further time, so that this one must do.
-    fn is_last(&self) -> bool {
-        self.restarts == RESTARTS_MAX
-    }
-
-    /// Says what a person should know of a database that was begun again.
-    pub(super) fn notes(&self) -> Vec<String> {
-        let mut notes = Vec::new();
-        if self.restarts > 0 {
-            let times = self.restarts;
-            notes.push(format!(
-                "begun again {times} times, because definitions changed meanwhile"
-            ));
-        }
-        if self.held {
-            notes.push(
-                "all tables were locked until the end of this dump (as with locks = \"hold\"), because definitions changed in every attempt without"
-                    .to_owned(),
-            );
-        }
-        if self.replays > 0 {
-            notes.push("begun again, because the replay of the standby ended it once".to_owned());
-        }
-        notes
-    }
+/// A session in the snapshot of a database, beside those of the dump.
+#[derive(Debug)]
+pub struct SessionBeside {
+    /// The session.
+    pub session: PgSession,
+    /// Its place among the connections of the server.
+    _place: Lease,
 }
 
 impl OpenDatabase {
@@ -198,8 +118,13 @@ impl OpenDatabase {
     }
 
     /// Opens a session of its own in the same snapshot, with the settings that any client has: for statements that people wrote.
-    /// The transaction is read-only and open.
-    pub fn session_beside(&self) -> Result<PgSession, PgError> {
+    /// The transaction is read-only and open. Waits for a place among the connections of the server.
+    pub fn session_beside(&self) -> Result<SessionBeside, PgError> {
+        let stop = &self.source.options.stop;
+        let place = self.server.budget.child(&|| stop.is_set());
+        let place = place.ok_or_else(|| PgError::Interrupted {
+            endpoint: self.source.name.clone(),
+        })?;
         let options = ConnectOptions {
             retry: RetryPolicy::once(),
             ..ConnectOptions::default()
@@ -209,7 +134,10 @@ impl OpenDatabase {
             "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
             catalog::literal(&self.prepared.snapshot.exported)
         ))?;
-        Ok(session)
+        Ok(SessionBeside {
+            session,
+            _place: place,
+        })
     }
 
     /// Returns the bytes of its tables, as far as their main files tell.
@@ -721,6 +649,23 @@ fn hold_again(
     }
 }
 
+/// Reads the catalog; a table that others keep locked is not waited for without an end.
+fn read_catalog(source: &DatabaseSource, session: &mut PgSession) -> Slot<Catalog> {
+    let wait = source.options.lock_wait;
+    session.batch_execute(&format!(
+        "SET LOCAL lock_timeout = {}",
+        wait.as_millis().max(1)
+    ))?;
+    match catalog::read(session, exclusions(source)) {
+        Err(DumpError::Failed(words)) if words.contains(LOCK_TIMEOUT) => Err(lock_holders::waited(
+            &session.connector(),
+            &source.options.session(),
+            wait,
+        )),
+        read => read,
+    }
+}
+
 /// The server of a database, and what the database itself allows there.
 type Place = (Arc<Server>, Option<Allowed>);
 
@@ -741,6 +686,7 @@ fn prepare(
         standby: session.facts().in_recovery,
         encoding,
         held: holder.is_some(),
+        closed_sequences: catalog::closed_sequences(session, exclusions(source))?,
         source: source.clone(),
     };
     let mut schema = SchemaDump::start(request, Arc::clone(server), allowed.clone())?;
@@ -749,7 +695,7 @@ fn prepare(
         Some(holder) => &mut holder.session,
         None => session,
     };
-    let catalog = catalog::read(reader, exclusions(source))?;
+    let catalog = read_catalog(source, reader)?;
     // Where databases share the connections of a server, one that finds none for its child can wait for the others only before it has begun.
     let shared = server
         .budget

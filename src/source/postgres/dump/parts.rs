@@ -146,12 +146,7 @@ pub(super) fn lock_and_check(table: &Table) -> String {
 /// which a row of the catalog is newer than the oldest transaction that the snapshot does not see for sure. Numbers
 /// of transactions come round; a row that is called newer by mistake costs one more look, none is missed.
 pub(super) fn renamed_candidates(oldest: u64) -> String {
-    let newer = |of: &str| {
-        format!(
-            "((({of}.xmin::pg_catalog.text::pg_catalog.int8 - {}) & 4294967295) < 2147483648)",
-            oldest % (1 << 32)
-        )
-    };
+    let newer = |of: &str| newer(of, oldest);
     format!(
         "SELECT a.attrelid FROM pg_catalog.pg_attribute a WHERE a.attnum > 0 AND {} \
          UNION SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
@@ -159,6 +154,22 @@ pub(super) fn renamed_candidates(oldest: u64) -> String {
         newer("a"),
         newer("c"),
         newer("n")
+    )
+}
+
+/// Writes the same question for values of enums, with the names of their types.
+pub(super) fn renamed_values(oldest: u64) -> String {
+    format!(
+        "SELECT e.oid, pg_catalog.format_type(e.enumtypid, NULL) FROM pg_catalog.pg_enum e WHERE {}",
+        newer("e", oldest)
+    )
+}
+
+/// Writes the condition that a row of a catalog is newer than a transaction.
+fn newer(of: &str, oldest: u64) -> String {
+    format!(
+        "((({of}.xmin::pg_catalog.text::pg_catalog.int8 - {}) & 4294967295) < 2147483648)",
+        oldest % (1 << 32)
     )
 }
 

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::RecvTimeoutError;
 
+use super::catalog::identifier;
 use super::cluster::Server;
 use super::error::{DumpError, local};
 use super::limits::Allowed;
@@ -81,6 +82,8 @@ pub(super) struct SchemaRequest {
     pub(super) encoding: String,
     /// Whether a session of the dump holds all tables.
     pub(super) held: bool,
+    /// Schemas and names of sequences that this role may not read.
+    pub(super) closed_sequences: Vec<(String, String)>,
     pub(super) source: DatabaseSource,
 }
 
@@ -93,7 +96,16 @@ struct Unwanted {
 
 impl Unwanted {
     fn is_set(&self) -> bool {
-        self.stop.is_set() || self.given_up.load(Ordering::Relaxed)
+        self.error().is_some()
+    }
+
+    /// Returns what a child that nobody wants ends with.
+    fn error(&self) -> Option<Error> {
+        if self.stop.is_set() {
+            return Some(Error::Interrupted);
+        }
+        let given_up = self.given_up.load(Ordering::Relaxed);
+        given_up.then_some(Error::Stopped)
     }
 }
 
@@ -127,7 +139,9 @@ impl SchemaDump {
             .name("holdfast-schema".to_owned())
             .spawn(move || {
                 let (source, connector) = (&request.source, &request.connector);
-                admission::with_child(source, &server, connector, allowed.as_ref(), || {
+                let ended = || unwanted.error();
+                let allowed = allowed.as_ref();
+                admission::with_child(source, &server, connector, allowed, &ended, || {
                     dump_schema(&tool, &request, &unwanted)
                 })
             })
@@ -221,6 +235,11 @@ fn dump_schema(
             .iter()
             .map(|schema| format!("--exclude-schema={schema}").into()),
     );
+    // Although nobody wants them, it would read their positions.
+    for (schema, name) in &request.closed_sequences {
+        let name = format!("{}.{}", identifier(schema), identifier(name));
+        arguments.push(format!("--exclude-table-data={name}").into());
+    }
     if request.standby {
         arguments.push("--no-unlogged-table-data".into());
     }
@@ -261,7 +280,10 @@ pub(super) fn dump_globals(
 ) -> Result<Output, DumpError> {
     let tool = tool("pg_dumpall", version_num, places)?;
     let mut arguments: Vec<OsString> = ["--globals-only", "-w"].map(OsString::from).to_vec();
-    arguments.push(format!("--database={}", connector.settings().dbname).into());
+    // A connection string, so that no name is taken for one.
+    let dbname = &connector.settings().dbname;
+    let dbname = dbname.replace('\\', "\\\\").replace('\'', "\\'");
+    arguments.push(format!("--database=dbname='{dbname}'").into());
     // Without it the passwords are read from a catalog that is closed to most.
     if !passwords {
         arguments.push("--no-role-passwords".into());
@@ -345,10 +367,7 @@ fn run(
         .and_then(|reader| reader.join().ok())
         .unwrap_or_default();
     if stopped {
-        return Err(DumpError::Run(match unwanted.stop.is_set() {
-            true => Error::Interrupted,
-            false => Error::Stopped,
-        }));
+        return Err(DumpError::Run(unwanted.error().unwrap_or(Error::Stopped)));
     }
     copied.map_err(|error| local(&format!("cannot keep the output of {name}"), error))?;
     if !status.success() {

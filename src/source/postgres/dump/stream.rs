@@ -4,7 +4,7 @@
 //! its own table only. All databases are read at the same time, each by a thread that waits for turns
 //! ([`super::budget`]): on the session of its snapshot, and on more of them where it has the largest pieces.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
@@ -14,6 +14,7 @@ use super::budget::{Member, Turn};
 use super::catalog::{self, Table};
 use super::error::DumpError;
 use super::large_objects;
+use super::lock_holders;
 use super::open::{self, Database, OpenDatabase};
 use super::outcome::DatabaseOutcome;
 use super::part_lock::{lock_part, prepare_check};
@@ -123,8 +124,8 @@ fn stream_with_restarts(
 }
 
 /// One attempt at a database.
-struct Run<'a> {
-    open: &'a OpenDatabase,
+pub(super) struct Run<'a> {
+    pub(super) open: &'a OpenDatabase,
     sink: &'a Sink,
     queue: &'a SourceQueue,
     digester: &'a RowDigester,
@@ -237,6 +238,7 @@ fn stream_once(
     }
     run.check()?;
     let large_objects = run.write_large_object_metadata(&mut session)?;
+    run.compare_enums(&mut session)?;
     run.finish(&session, large_objects)
 }
 
@@ -253,7 +255,7 @@ fn write_globals(run: &Run<'_>) -> Result<(), DumpError> {
 }
 
 impl Run<'_> {
-    fn tables(&self) -> &[Table] {
+    pub(super) fn tables(&self) -> &[Table] {
         &self.open.prepared.catalog.tables
     }
 
@@ -265,7 +267,7 @@ impl Run<'_> {
         }
     }
 
-    fn check(&self) -> Result<(), DumpError> {
+    pub(super) fn check(&self) -> Result<(), DumpError> {
         if self.stopped.load(Ordering::Relaxed) || self.sink.pool.is_stopped() {
             return Err(DumpError::Run(Error::Stopped));
         }
@@ -309,7 +311,7 @@ impl Run<'_> {
     }
 
     /// Takes the snapshot over.
-    fn import(&self, session: &mut PgSession) -> Result<(), PgError> {
+    pub(super) fn import(&self, session: &mut PgSession) -> Result<(), PgError> {
         session.batch_execute(&format!(
             "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
             catalog::literal(&self.open.prepared.snapshot.exported)
@@ -325,59 +327,6 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Compares the names of tables once more, right after the schema was dumped: a table may have been copied and then
-    /// renamed, or a column of it, before `pg_dump` came to it, and then the schema says both names. Parts that are copied
-    /// later notice that by themselves. Returns whether there was a connection for it.
-    fn compare_names_apart(&self) -> Result<bool, DumpError> {
-        let Some(_lease) = self.open.server.budget.child(&|| self.check().is_err()) else {
-            return Ok(true);
-        };
-        let mut options = self.open.source.options.session();
-        options.retry = RetryPolicy::once();
-        let visible = &self.open.prepared.snapshot.visible;
-        let oldest = visible.split(':').next().and_then(|xmin| xmin.parse().ok());
-        let changed = self
-            .open
-            .connector
-            .connect(&options)
-            .and_then(|mut session| {
-                let candidates = parts::renamed_candidates(oldest.unwrap_or(0));
-                let changed = catalog::rows(&mut session, &candidates)?;
-                self.import(&mut session)?;
-                Ok((session, changed))
-            });
-        let (mut session, changed) = match changed {
-            Ok(changed) => changed,
-            Err(error) => {
-                tracing::debug!(%error, "names are compared at the end");
-                return Ok(false);
-            }
-        };
-        let changed: BTreeSet<u32> = changed.iter().map(|row| catalog::number(row, 0)).collect();
-        self.compare_names(&mut session, |table| changed.contains(&table.oid))?;
-        session.close();
-        Ok(true)
-    }
-
-    /// Compares the names of some tables with those of the snapshot.
-    fn compare_names(
-        &self,
-        session: &mut PgSession,
-        which: impl Fn(&Table) -> bool,
-    ) -> Result<(), DumpError> {
-        let tables = self.tables().iter();
-        for table in tables.filter(|table| !table.data_excluded && which(table)) {
-            let found = catalog::rows(session, &parts::names_check(table, session.version_num()))?;
-            if found.first().and_then(|row| row.get(0)) != Some("t") {
-                return Err(DumpError::Restart(format!(
-                    "table {}.{}: it was altered while the schema was dumped",
-                    table.schema, table.name
-                )));
-            }
-        }
-        Ok(())
-    }
-
     fn work_on(&self, session: &mut PgSession) -> Result<(), DumpError> {
         prepare_check(session)?;
         while let Some(mut work) = self.next() {
@@ -390,8 +339,9 @@ impl Run<'_> {
                 if since.elapsed() > limit {
                     let seconds = limit.as_secs();
                     let name = self.name_of(&work.piece);
+                    let holders = lock_holders::told(session)?;
                     return Err(DumpError::Failed(format!(
-                        "{name}: locked by others for more than {seconds} s: {words}"
+                        "{name}: locked by others for more than {seconds} s: {words}{holders}"
                     )));
                 }
                 work.not_before = Some(Instant::now() + PAUSE_BUSY);
