@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use holdfast::source::postgres::Connector;
 use holdfast::source::postgres::dump::{DatabaseSource, DumpOptions, Locks, cluster_consistency};
@@ -41,6 +41,34 @@ fn watched<T>(cluster: &Cluster, work: impl FnOnce() -> T) -> (T, BTreeMap<Strin
                 thread::sleep(Duration::from_millis(2));
             }
             most
+        })
+    };
+    let result = work();
+    done.store(true, Ordering::Relaxed);
+    (result, watcher.join().unwrap())
+}
+
+/// How long a session that said goodbye may still be seen on a busy machine; a child here stays three times as long.
+const LEAVING: Duration = Duration::from_millis(500);
+
+/// Returns for how long without a break there were more connections of others than `limit` while something ran.
+fn above<T>(cluster: &Cluster, limit: i64, work: impl FnOnce() -> T) -> (T, Duration) {
+    let mut session = cluster.session("template1");
+    let done = Arc::new(AtomicBool::new(false));
+    let watcher = {
+        let done = Arc::clone(&done);
+        thread::spawn(move || {
+            let (mut since, mut longest) = (None, Duration::ZERO);
+            while !done.load(Ordering::Relaxed) {
+                let sql = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
+                let count: i64 = session.query_one(sql, &[]).unwrap().get(0);
+                match count > limit {
+                    true => longest = longest.max(since.get_or_insert_with(Instant::now).elapsed()),
+                    false => since = None,
+                }
+                thread::sleep(Duration::from_millis(2));
+            }
+            longest
         })
     };
     let result = work();
@@ -452,14 +480,14 @@ fn a_schema_that_is_dumped_beside_the_rows_counts_as_a_connection() {
     ] {
         let one = source(&cluster, "postgres", |options| {
             options.range_blocks = 100;
-            options.connections_max = Some(limit);
+            options.connections_max = Some(usize::try_from(limit).unwrap());
             options.locks = locks;
             options.tools.folder = Some(folder.path().to_owned());
         });
-        let ((outcomes, archive), most) = watched(&cluster, || dump_with(&[one], 4, || {}));
+        let ((outcomes, archive), longest) = above(&cluster, limit, || dump_with(&[one], 4, || {}));
         assert_eq!(outcomes[0].as_ref().unwrap().rows, 60_000);
         assert!(info(&archive, "postgres").tables[0].parts > 10);
-        assert_eq!(most["all"], limit, "{locks:?} {most:?}");
+        assert!(longest < LEAVING, "{limit} {locks:?} {longest:?}");
     }
     // Two databases, each with its child: one after the other where there is no room.
     cluster.sql("postgres", "CREATE DATABASE other TEMPLATE postgres");
@@ -473,7 +501,7 @@ fn a_schema_that_is_dumped_beside_the_rows_counts_as_a_connection() {
             })
         })
         .collect();
-    let ((outcomes, _), most) = watched(&cluster, || dump_with(&sources, 4, || {}));
+    let ((outcomes, _), longest) = above(&cluster, 3, || dump_with(&sources, 4, || {}));
     assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
-    assert!(most["all"] <= 3, "{most:?}");
+    assert!(longest < LEAVING, "{longest:?}");
 }

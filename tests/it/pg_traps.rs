@@ -2,7 +2,13 @@
 //! other schemas and servers. It comes back as it was, or one line says what did not.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener};
 use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use holdfast::ops::verify::Depth;
@@ -261,6 +267,11 @@ fn what_reaches_into_other_schemas_servers_and_disks_comes_back() {
     };
     assert_same(&without(source), &without(squeezed(&other, "app")));
     assert_eq!(text(&other, "app", rows), source_rows);
+    // Where it shall be made and its folder is not to be had: one failure, told by its name.
+    drop(cluster);
+    let told = restore(&place, "app", &other.conninfo("more"), &["--check"]).expect(3);
+    assert!(told.stdout.contains("CREATE TABLESPACE side"), "{told:#?}");
+    assert_eq!(text(&other, "more", rows), source_rows);
     place.assert_good(Depth::EndToEnd);
 }
 
@@ -404,4 +415,71 @@ fn a_dropped_schema_or_type_starts_the_database_again() {
         let expected = u64::from(!change.contains("DROP") && !change.contains("TRUNCATE"));
         assert_eq!(rows, expected, "{change}");
     }
+}
+
+/// Passes everything on to a server, but breaks the first connection on which it says that a COPY is done.
+fn loses_an_answer(cluster: &Cluster) -> u16 {
+    let socket = cluster
+        .socket_folder()
+        .join(format!(".s.PGSQL.{}", cluster.port));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let lost = Arc::new(AtomicBool::new(false));
+    thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let server = UnixStream::connect(&socket).unwrap();
+            let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            thread::spawn(move || {
+                let ended = std::io::copy(&mut from, &mut to);
+                to.shutdown(Shutdown::Both).ok();
+                ended
+            });
+            let lost = Arc::clone(&lost);
+            thread::spawn(move || {
+                let (mut server, mut client) = (server, client);
+                let mut buffer = vec![0; 1 << 16];
+                loop {
+                    let count = server.read(&mut buffer).unwrap_or(0);
+                    let answer = buffer[..count].windows(5).any(|part| part == b"COPY ");
+                    if count == 0 || (answer && !lost.swap(true, Ordering::Relaxed)) {
+                        client.shutdown(Shutdown::Both).ok();
+                        return;
+                    }
+                    if client.write_all(&buffer[..count]).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    port
+}
+
+#[test]
+fn rows_whose_answer_was_lost_are_not_there_twice_unnoticed() {
+    let cluster = Cluster::start();
+    cluster.sql("postgres", "CREATE DATABASE app");
+    cluster.sql(
+        "app",
+        "CREATE TABLE t AS SELECT generate_series(1, 10) AS i",
+    );
+    let place = Place::small();
+    place
+        .run(["backup", "--database", &cluster.conninfo("app")])
+        .expect(0);
+    let port = loses_an_answer(&cluster);
+    let into = |name: &str| {
+        format!("host=127.0.0.1 port={port} user=postgres dbname={name} sslmode=disable")
+    };
+    let told = restore(&place, "app", &into("again"), &[]).expect(3);
+    assert!(
+        told.stdout.contains("20 rows are there instead of 10"),
+        "{told:#?}"
+    );
+    // The next one meets no such accident.
+    restore(&place, "app", &into("again"), &["--clean", "--check"]).expect(0);
+    assert_eq!(
+        text(&cluster, "again", "SELECT count(*)::text FROM t"),
+        "10"
+    );
 }

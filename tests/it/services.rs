@@ -12,11 +12,13 @@ use std::time::Instant;
 
 use super::place::{Outcome, PATIENCE, Place};
 
-/// `service start|stop NAME`. A process that has ended and that nobody waits for is not alive.
+/// `service start|stop NAME`. A process is one of these only if it works in their folder: its number may have gone to another, and one that has
+/// ended works nowhere.
 const SERVICE: &str = r#"#!/bin/sh
 echo "$1 $2" >> "$HERE/log"
 pid="$HERE/run/$2.pid"
-alive() { test -s "$pid" && grep -q '^State:[[:space:]][^ZX]' "/proc/$(cat "$pid")/status" 2> /dev/null; }
+cd "$HERE" || exit
+alive() { test -s "$pid" && test "$(readlink "/proc/$(cat "$pid")/cwd")" = "$HERE"; }
 case $1 in
 start)
     test -e "$HERE/broken-$2" && { echo "no license for $2"; exit 9; }
@@ -54,7 +56,7 @@ impl Services {
         fs::create_dir_all(folder.join("run")).unwrap();
         fs::create_dir_all(folder.join("bin")).unwrap();
         let services = Self {
-            folder: folder.to_owned(),
+            folder: folder.canonicalize().unwrap(),
         };
         services.program("service", SERVICE);
         services
@@ -114,11 +116,9 @@ impl Services {
     }
 
     pub(crate) fn is_up(&self, name: &str) -> bool {
-        let stat = |pid| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        self.pid(name).map(stat).is_some_and(|stat| {
-            let state = stat.rsplit(") ").next().unwrap_or_default();
-            !state.is_empty() && !state.starts_with(['Z', 'X'])
-        })
+        let works_in = |pid| fs::read_link(format!("/proc/{pid}/cwd"));
+        let folder = self.pid(name).map(works_in);
+        folder.is_some_and(|folder| folder.is_ok_and(|folder| folder == self.folder))
     }
 
     #[track_caller]
@@ -131,11 +131,12 @@ impl Services {
     /// Ends all of them at once, as a power cut does; their PID files stay.
     pub(crate) fn kill(&self) {
         for entry in fs::read_dir(self.path("run")).into_iter().flatten() {
-            let pid = fs::read_to_string(entry.unwrap().path()).unwrap_or_default();
-            Command::new("kill")
-                .args(["-KILL", pid.trim()])
-                .output()
-                .ok();
+            let name = entry.unwrap().file_name();
+            let name = name.to_string_lossy();
+            if let Some(name) = name.strip_suffix(".pid").filter(|name| self.is_up(name)) {
+                let pid = self.pid(name).unwrap();
+                Command::new("kill").args(["-KILL", &pid]).output().ok();
+            }
         }
     }
 }

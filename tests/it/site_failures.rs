@@ -161,6 +161,14 @@ fn a_backup_without_one_component() {
     let port = format!("port={}", site.cluster.port);
     site.file(&port, "port=1");
     check_left_out(&site, "QSR", "refused");
+    // Patience is for the time before the stop.
+    let file = site.path("site.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replacen("retries = 1", "retries = 3", 1)).unwrap();
+    let outcome = site.run(&["backup"]).expect(3);
+    site.ran_on(&NIGHT);
+    let again = outcome.stderr.matches("cannot connect, trying again");
+    assert_eq!(again.count(), 2, "{outcome:#?}");
     site.file("dbname=QLogs", "dbname=NoLogs");
     check_left_out(&site, "QLogs", "\"NoLogs\" does not exist");
     let share = site.path("share").display().to_string();
@@ -183,8 +191,10 @@ fn no_snapshot_unless_everything_is_there() {
     site.password("wrong");
     site.run(&["backup"])
         .expect(1)
-        .says("password authentication failed");
-    site.ran_on(&NIGHT);
+        .says("password authentication failed")
+        .says("nothing was stopped")
+        .in_one_line();
+    site.ran_on(&[]);
     site.password("right");
     let file = site.path("site.toml");
     let text = fs::read_to_string(&file).unwrap();

@@ -105,6 +105,10 @@ fn of_site(database: &DatabaseSettings, options: &BackupOptions, interrupt: &Int
         if let Some(retries) = database.retries {
             dump.retry.tries = retries.max(1);
         }
+        // The site may stand still now.
+        if options.unreachable.contains(&database.name) {
+            dump.retry.tries = 1;
+        }
         DatabaseSource {
             name: database.name.clone(),
             settings,

@@ -16,6 +16,7 @@ mod components;
 mod databases;
 pub(in crate::ops) mod engine;
 mod priority;
+mod reach;
 pub(in crate::ops) mod repair;
 #[cfg(test)]
 mod tests;
@@ -80,6 +81,8 @@ pub struct BackupOptions {
     pub databases: Vec<String>,
     /// Shares whose path could not be found in a database, and why; filled in when the run begins.
     pub unfound_shares: Vec<(String, String)>,
+    /// Databases of the site that did not answer before it was stopped; filled in when the run begins.
+    pub unreachable: Vec<String>,
     /// What may be missing of `databases` without making them incomplete.
     pub accept: Vec<Loss>,
     /// `--name`.
@@ -144,6 +147,7 @@ impl BackupOptions {
             paths: Vec::new(),
             databases: Vec::new(),
             unfound_shares: Vec::new(),
+            unreachable: Vec::new(),
             accept: Vec::new(),
             name: None,
             tags: Vec::new(),
@@ -213,6 +217,7 @@ pub fn backup(
     stats: &Arc<Stats>,
     interrupt: &Interrupt,
 ) -> Result<BackupSummary> {
+    let options = &reach::looked(options, interrupt)?;
     let options = &discover::resolved(options);
     components::check_arguments(repository, options)?;
     let begun = Instant::now();

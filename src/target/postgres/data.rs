@@ -5,7 +5,8 @@
 //!
 //! Failure: a part that the server refuses waits until all others are loaded and is tried again, as long as any such try succeeds (a CHECK may look into
 //! another table; configuration tables of extensions have their foreign keys from the beginning). A part that does not fit its partition is loaded through
-//! the partitioned table. What then still fails is reported.
+//! the partitioned table. What then still fails is reported. A part whose connection broke may be there all the same, if only the server's answer was
+//! lost, and then it is there twice: the rows of its table are counted.
 //!
 //! Threads: `jobs` workers with a session each, and for each COPY a thread that reads the archive ahead by a few pieces.
 
@@ -276,6 +277,8 @@ impl Load<'_> {
         if failed.is_empty() {
             return Ok(via_root);
         }
+        let lost = failed.iter().filter(|f| f.error.server_error().is_none());
+        let lost: BTreeSet<usize> = lost.map(|failed| failed.unit.table).collect();
         let mut session = self.session()?;
         let mut progress = true;
         while progress && !failed.is_empty() {
@@ -315,12 +318,47 @@ impl Load<'_> {
             }
             failed = still;
         }
+        self.count_again(&mut session, &lost)?;
         for left in failed {
             let table = &self.tables()[left.unit.table];
             let object = part_label(table, left.unit.part);
             self.recorder.refused(Phase::Data, object, left.error)?;
         }
         Ok(via_root)
+    }
+
+    /// Counts the rows of tables that were loaded over a connection that broke.
+    fn count_again(
+        &self,
+        session: &mut PgSession,
+        tables: &BTreeSet<usize>,
+    ) -> Result<(), RestoreError> {
+        for position in tables {
+            let report = self.recorder.report().tables[*position].clone();
+            // What went in through a root lies beside the rows of others.
+            if report.loaded_via.is_some() {
+                continue;
+            }
+            let object = format!("rows of {}.{}", report.schema, report.name);
+            let name = qualified(&report.schema, &report.name);
+            match session.query_one(&format!("SELECT count(*) FROM ONLY {name}"), &[]) {
+                Ok(row) => {
+                    let there: i64 = row.get(0);
+                    if u64::try_from(there) != Ok(report.rows) {
+                        let reason = format!(
+                            "the connection broke before the server said what became of a part; {there} rows are there instead of {}",
+                            report.rows
+                        );
+                        self.recorder.fail(Phase::Data, object, reason, None)?;
+                    }
+                }
+                Err(error) if error.server_error().is_some() => {
+                    tracing::debug!(%error, table = %name, "rows cannot be counted");
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 
     /// Rows that violate their partition's bounds go in through the topmost partitioned table, which finds their place.
