@@ -74,8 +74,8 @@
 //! 8. `format` and every key object exist twice.
 //! 9. Every pack that exists is named by some index run.
 //! 10. A chunk is stored once.
-//! 11. Memory is bounded by settings: queues, frames, packs, trees (`pipeline` has the formula); the index of chunks and the new chunks of a run
-//!     are kept whole.
+//! 11. Memory is bounded by settings: queues, frames, packs, trees, the index of chunks (`pipeline` and `store::chunk_index` have the
+//!     formulas).
 //!
 //! # Errors
 //!

@@ -249,6 +249,7 @@ pub(super) fn ambient() -> Ambient {
         random: Box::new(SystemRandom),
         written_by: format!("{}:{}", host(), std::process::id()),
         remembered: state_folder().map(Remembered::in_folder),
+        cache: cache_folder(),
         ..Ambient::default()
     }
 }
@@ -313,16 +314,25 @@ pub(super) fn variable(name: &str) -> Option<String> {
 ///
 /// Services of systemd have no `HOME`, but must find what the same user left from a terminal.
 pub(super) fn state_folder() -> Option<PathBuf> {
+    own_folder("XDG_STATE_HOME", ".local/state")
+}
+
+/// `$XDG_CACHE_HOME/holdfast`, where what a repository says is kept so that it need not be read again.
+fn cache_folder() -> Option<PathBuf> {
+    own_folder("XDG_CACHE_HOME", ".cache")
+}
+
+fn own_folder(variable_name: &str, below_home: &str) -> Option<PathBuf> {
     let absolute = |name| {
         variable(name)
             .map(PathBuf::from)
             .filter(|path| path.is_absolute())
     };
-    let state = absolute("XDG_STATE_HOME").or_else(|| {
+    let folder = absolute(variable_name).or_else(|| {
         let home = absolute("HOME").or_else(home_of_user)?;
-        Some(home.join(".local/state"))
+        Some(home.join(below_home))
     });
-    state.map(|state| state.join("holdfast"))
+    folder.map(|folder| folder.join("holdfast"))
 }
 
 /// Hands out what opens key objects, and reads it at the first one that needs it.

@@ -12,14 +12,25 @@ impl<F: FnMut(&mut [u8])> Random for F {
     }
 }
 
-/// The operating system's generator, by way of aws-lc.
+/// The operating system's generator.
+///
+/// Not by way of aws-lc: its generator measures the jitter of the processor before it gives the first byte, which is most of what a small
+/// backup costs.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemRandom;
 
 impl Random for SystemRandom {
     /// Panics if the operating system has no random bytes: nothing can be sealed then.
     fn fill(&mut self, out: &mut [u8]) {
-        aws_lc_rs::rand::fill(out).expect("the operating system gives random bytes");
+        let mut filled = 0;
+        while filled < out.len() {
+            match rustix::rand::getrandom(&mut out[filled..], rustix::rand::GetRandomFlags::empty())
+            {
+                Ok(count) => filled += count,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => panic!("the operating system gives no random bytes: {error}"),
+            }
+        }
     }
 }
 

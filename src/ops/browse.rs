@@ -17,8 +17,8 @@ use super::snapshots::{self, Snapshot, frame_decoder, node_at};
 use crate::error::{Error, Result};
 use crate::format::id::ObjectHash;
 use crate::format::node::{Consistency, Node, NodeKind, Timestamp};
-use crate::store::chunk_index::ChunkIndex;
-use crate::store::reader::{ChunkReader, load_index};
+use crate::store::chunk_index::{self, ChunkIndex};
+use crate::store::reader::ChunkReader;
 use crate::store::state::State;
 use crate::store::tree::Nodes;
 use crate::store::{Repository, StoreError};
@@ -151,7 +151,8 @@ impl Archive {
     pub(crate) fn open(repository: &Arc<Repository>, report: &mut Report<'_>) -> Result<Self> {
         let state = repository.read_state()?;
         let snapshots = snapshots::list(repository, &state, &mut |error| report.tell(None, error))?;
-        let index = load_index(repository, &state, &mut |error| report.tell(None, error))?;
+        let index =
+            chunk_index::cache::open(repository, &state, &mut |error| report.tell(None, error))?;
         Ok(Self {
             repository: repository.clone(),
             state,

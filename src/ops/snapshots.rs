@@ -8,7 +8,8 @@ use crate::format::id::ObjectHash;
 use crate::format::node::{Content, Node};
 use crate::format::snapshot::Record;
 use crate::pipeline::frames::FrameCodec;
-use crate::store::reader::{ChunkReader, Decode, load_index};
+use crate::store::chunk_index;
+use crate::store::reader::{ChunkReader, Decode};
 use crate::store::state::State;
 use crate::store::{Repository, StoreError, tree};
 
@@ -216,7 +217,7 @@ pub fn open_reader(
     snapshot: Option<ObjectHash>,
     damaged: &mut dyn FnMut(StoreError),
 ) -> Result<Arc<ChunkReader>> {
-    let index = load_index(repository, state, damaged)?;
+    let index = chunk_index::cache::open(repository, state, damaged)?;
     let reader = ChunkReader::new(
         repository.clone(),
         state.clone(),

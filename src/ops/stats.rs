@@ -3,7 +3,7 @@
 //! Numbers of objects and stored bytes come from listings, everything else from the log, the records and the index; no pack is read, but for
 //! the trees of a snapshot that is asked for.
 //!
-//! Memory: the index; for a snapshot a sort of its chunk ids within `SORT_BYTES`, which spills to the scratch folder.
+//! Memory: that of the index; the ids of chunks that are stored twice; for a snapshot a sort of its chunk ids within `SORT_BYTES`, which spills to the scratch folder.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -16,11 +16,11 @@ use super::snapshots::Snapshot;
 use crate::backend::ObjectKind;
 use crate::error::Result;
 use crate::format::id::ChunkId;
+use crate::format::index::RunFrame;
 use crate::format::node::{ChunkRef, Content, NodeKind};
 use crate::format::pack::Class;
 use crate::sort::Sorter;
 use crate::store::Repository;
-use crate::store::chunk_index::ChunkIndex;
 use crate::store::reader::ChunkReader;
 use crate::store::tree::Chunks;
 
@@ -173,24 +173,24 @@ fn repository_stats(archive: &Archive) -> Result<RepositoryStats> {
     }
     let index = archive.index();
     let mut totals = Totals::default();
-    // Entries of one id stand beside each other within a run only; a set of ids would double the memory of the index.
+    // Which chunks are stored more than once: each is counted where it is found first.
     let mut twice = HashSet::new();
-    for entry in index.entries() {
-        let copies = index.find_all(&entry.id);
-        if copies.len() > 1 && !twice.insert(entry.id) {
-            stats.chunks_twice += 1;
-            continue;
-        }
-        totals.add(index, &entry.id, entry.len);
-    }
     let (mut raw, mut sealed) = (0u64, 0u64);
-    for pack in index.packs() {
+    for number in index.packs()? {
+        let pack = index.pack(number)?;
         stats.packs += 1;
         for frame in &pack.frames {
             stats.frames += 1;
             raw += u64::from(frame.raw_len);
             sealed += u64::from(frame.sealed_len);
         }
+        index.each_entry(number, &mut |entry| {
+            let is_again = index.find_all(&entry.id).len() > 1 && !twice.insert(entry.id);
+            match is_again {
+                true => stats.chunks_twice += 1,
+                false => totals.add(&pack.frames[entry.frame as usize], entry.len),
+            }
+        })?;
     }
     stats.repository_bytes = stats.objects.iter().map(|kind| kind.bytes).sum();
     stats.chunks = totals.chunks();
@@ -255,6 +255,7 @@ fn snapshot_stats(
     }
     stats.chunk_references = ids.len();
     let mut totals = Totals::default();
+    let index = reader.index();
     let mut last = Vec::new();
     for record in ids.drain()? {
         let record = record?;
@@ -263,7 +264,9 @@ fn snapshot_stats(
         }
         let id = ChunkId::from_slice(&record.key).expect("an id was pushed");
         let len = record.value.first_chunk().expect("a length was pushed");
-        totals.add(reader.index().as_ref(), &id, u32::from_le_bytes(*len));
+        if let Some(location) = index.find(&id) {
+            totals.add(&index.frame(&location)?, u32::from_le_bytes(*len));
+        }
         last = record.key;
     }
     stats.chunks = totals.chunks();
@@ -319,11 +322,7 @@ struct Totals {
 }
 
 impl Totals {
-    fn add(&mut self, index: &ChunkIndex, id: &ChunkId, len: u32) {
-        let Some(location) = index.find(id) else {
-            return;
-        };
-        let frame = index.frame(&location);
+    fn add(&mut self, frame: &RunFrame, len: u32) {
         let class = usize::from(frame.class.number());
         self.classes[class].chunks += 1;
         self.classes[class].unique_bytes += u64::from(len);

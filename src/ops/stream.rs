@@ -357,7 +357,10 @@ fn fetch(
     let work = |scratch: &mut Scratch| {
         while let Some(group) = groups.get(next.fetch_add(1, Ordering::Relaxed)) {
             let (first, _) = group[0];
-            let pack = &index.packs()[first.pack as usize];
+            let Ok(pack) = index.pack(first.pack) else {
+                continue;
+            };
+            let pack = &*pack;
             let mut plain = Vec::new();
             // What fails here is read again below, from another copy or after the log went on.
             if let Err(e) = reader.read_frame(pack, first.frame, scratch, &mut plain) {

@@ -172,7 +172,14 @@ fn read_group(
     let Some(first) = group.first() else {
         return Vec::new();
     };
-    let pack = &index.packs()[first.location.pack as usize];
+    let pack = match index.pack(first.location.pack) {
+        Ok(pack) => pack,
+        Err(e) => {
+            tracing::debug!("{e}");
+            return group.iter().map(|job| job.want).collect();
+        }
+    };
+    let pack = &*pack;
     if let Err(e) = reader.read_frame(pack, first.location.frame, scratch, plain) {
         tracing::debug!("{e}");
         return group.iter().map(|job| job.want).collect();

@@ -6,34 +6,22 @@
 //! Invariants:
 //! 1. Exactly one claim of an id that the repository does not have is `New`, from however many threads (`one_claim_wins`).
 //!
-//! Memory: 40 bytes for each new chunk of this run.
+//! Memory: that of the index, and of a set of new chunks, which spills (`store::chunk_index`).
 
-use std::sync::{Arc, Mutex, PoisonError};
-
-use hashbrown::HashTable;
+use std::sync::Arc;
 
 use super::worker::{ChunkStore, Claim};
 use crate::error::Result;
 use crate::format::id::ChunkId;
-use crate::store::chunk_index::ChunkIndex;
+use crate::store::chunk_index::{ChunkIndex, IdSet};
 use crate::store::packs::{NewFrame, PackWriter};
-
-const SHARDS: usize = 64;
 
 /// Claims over the repository's index, and the packs behind them.
 #[derive(Debug)]
 pub struct Dedup {
     index: Arc<ChunkIndex>,
-    own: Box<[Mutex<HashTable<ChunkId>>]>,
+    own: IdSet,
     packs: PackWriter,
-}
-
-fn hash_of(id: &ChunkId) -> u64 {
-    u64::from_le_bytes(
-        *id.as_bytes()
-            .first_chunk::<8>()
-            .expect("an id has 32 bytes"),
-    )
 }
 
 impl Dedup {
@@ -41,7 +29,7 @@ impl Dedup {
     pub fn new(index: Arc<ChunkIndex>, packs: PackWriter) -> Self {
         Self {
             index,
-            own: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            own: IdSet::default(),
             packs,
         }
     }
@@ -59,17 +47,9 @@ impl Dedup {
 
 impl ChunkStore for Dedup {
     fn claim(&self, id: &ChunkId) -> Claim {
-        if self.index.rely_on(id) {
-            return Claim::Known;
-        }
-        let shard = &self.own[usize::from(id.as_bytes()[31]) % SHARDS];
-        let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-        match shard.entry(hash_of(id), |other| other == id, hash_of) {
-            hashbrown::hash_table::Entry::Occupied(_) => Claim::Known,
-            hashbrown::hash_table::Entry::Vacant(place) => {
-                place.insert(*id);
-                Claim::New
-            }
+        match self.index.rely_on(id) || !self.own.insert(id) {
+            true => Claim::Known,
+            false => Claim::New,
         }
     }
 

@@ -10,6 +10,7 @@
 //! | [`append`] | the tests and the one way to change anything |
 //! | [`session`] | a run that writes: its session, its objects, its commit |
 //! | [`remember`] | the last entry that this host saw |
+//! | [`chunk_index`] | where each chunk is: a file in this host's cache, made of the index runs |
 //!
 //! Invariants:
 //! 1. What is read under a hash has that hash, or is refused (`a_changed_object_is_named`).
@@ -36,6 +37,7 @@ pub mod tree;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -73,6 +75,8 @@ pub struct Ambient {
     pub written_by: String,
     /// Where the last entry seen is remembered; nowhere if there is none.
     pub remembered: Option<Remembered>,
+    /// Folder for what can be read again from the repository; nothing is kept if there is none.
+    pub cache: Option<PathBuf>,
 }
 
 impl Default for Ambient {
@@ -88,6 +92,7 @@ impl Default for Ambient {
             random: Box::new(SystemRandom),
             written_by: String::new(),
             remembered: None,
+            cache: None,
         }
     }
 }
@@ -116,6 +121,7 @@ pub struct Repository {
     written_by: String,
     random: Mutex<SharedRandom>,
     remembered: Option<Remembered>,
+    cache: Option<PathBuf>,
     /// The newest state that was read.
     known: Mutex<Arc<State>>,
     /// Packs that runs name, for the fold's checks. Runs never change.

@@ -186,6 +186,7 @@ impl Repository {
             written_by: ambient.written_by,
             random: Mutex::new(SharedRandom(ambient.random)),
             remembered: ambient.remembered,
+            cache: ambient.cache,
             known: Mutex::new(Arc::new(State::empty())),
             run_packs: Mutex::default(),
         }

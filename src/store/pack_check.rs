@@ -32,16 +32,12 @@ const BLOCK_BYTES: usize = 1 << 20;
 pub struct Indexed<'a> {
     /// The index.
     pub index: &'a ChunkIndex,
+    /// What it says of the pack.
+    pub table: &'a RunPack,
     /// Position of the pack in it.
     pub pack: u32,
     /// How many chunks it names in this pack.
     pub chunk_count: u64,
-}
-
-impl<'a> Indexed<'a> {
-    fn table(&self) -> &'a RunPack {
-        &self.index.packs()[self.pack as usize]
-    }
 }
 
 /// What was found in a pack.
@@ -147,9 +143,9 @@ impl<'r> PackChecker<'r> {
 impl Reading<'_, '_> {
     fn run(&mut self, indexed: Option<Indexed<'_>>) -> Result<(), StoreError> {
         if let Some(indexed) = indexed
-            && indexed.table().len != self.len
+            && indexed.table.len != self.len
         {
-            let says = indexed.table().len;
+            let says = indexed.table.len;
             self.wrong(format!("it has {} bytes, the index says {says}", self.len));
         }
         let Some(key) = self.header()? else {
@@ -169,7 +165,7 @@ impl Reading<'_, '_> {
                 self.hash_up_to(tail.offset)?;
             }
             None => {
-                let frames = indexed.map_or(&[][..], |indexed| &indexed.table().frames);
+                let frames = indexed.map_or(&[][..], |indexed| &indexed.table.frames);
                 let frames = (0u32..).zip(frames);
                 self.frames(
                     frames
@@ -276,11 +272,11 @@ impl Reading<'_, '_> {
 
     /// Whether index and directory say the same.
     fn compare(&mut self, directory: &PackDirectory, indexed: &Indexed<'_>) {
-        let same_frames = directory.frames.len() == indexed.table().frames.len()
+        let same_frames = directory.frames.len() == indexed.table.frames.len()
             && directory
                 .frames
                 .iter()
-                .zip(&indexed.table().frames)
+                .zip(&indexed.table.frames)
                 .all(|(entry, place)| place_of(entry) == *place);
         let mut chunk_count = 0u64;
         let mut absent = 0u64;

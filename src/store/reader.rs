@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::Bytes;
 
-use super::chunk_index::{ChunkIndex, Location};
+use super::chunk_index::{ChunkIndex, Location, cache};
 use super::error::Short;
 use super::state::State;
 use super::{Repository, StoreError, seal_error};
@@ -22,7 +22,7 @@ use crate::backend::{BackendErrorKind, ByteRange, ObjectKind, ObjectName};
 use crate::crypto::{ChunkIdKey, ObjectKey};
 use crate::format::header::SealedKind;
 use crate::format::id::{ChunkId, ObjectHash};
-use crate::format::index::{IndexRun, RunPack};
+use crate::format::index::RunPack;
 use crate::format::node::ChunkRef;
 
 /// Decoded frames that are kept.
@@ -86,39 +86,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Loads the index of a state: all runs that it names, without condemned and quarantined packs.
-///
-/// A damaged or missing run is given to `damaged`; the index then lacks what only that run names.
-pub fn load_index(
-    repository: &Repository,
-    state: &State,
-    damaged: &mut dyn FnMut(StoreError),
-) -> Result<ChunkIndex, StoreError> {
-    use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
-    let names: Vec<ObjectHash> = state.index().keys().copied().collect();
-    let loaded: Vec<Result<IndexRun, StoreError>> = names
-        .par_iter()
-        .map(|name| repository.load_run(name))
-        .collect();
-    let mut runs = Vec::with_capacity(loaded.len());
-    for (name, run) in names.iter().zip(loaded) {
-        match run {
-            Ok(run) => runs.push(run),
-            Err(StoreError::Backend(e)) if e.kind == BackendErrorKind::NotFound => {
-                damaged(StoreError::damaged(
-                    ObjectName::hashed(ObjectKind::Index, name.0),
-                    "it is gone, although the log names it",
-                ));
-            }
-            Err(e) if e.is_damage() => damaged(e),
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(ChunkIndex::build(runs, |pack| {
-        !state.is_unusable_pack(pack)
-    }))
-}
-
 impl ChunkReader {
     /// A reader over an index that was loaded at `state`.
     pub fn new(
@@ -178,6 +145,7 @@ impl ChunkReader {
                 .read()
                 .unwrap_or_else(PoisonError::into_inner)
                 .clone();
+            let heals = index.heals();
             let mut failure = None;
             for location in index.find_all(&chunk.id) {
                 match self.chunk_at(&index, &location, chunk) {
@@ -185,7 +153,13 @@ impl ChunkReader {
                     Err(e) => failure = Some(e),
                 }
             }
+            if index.heals() > heals {
+                continue;
+            }
             let failure = failure.unwrap_or_else(|| missing(&chunk.id));
+            if let Some(cause) = index.failure() {
+                return Err(cause);
+            }
             self.go_on_after(failure, &state)?;
         }
     }
@@ -196,7 +170,7 @@ impl ChunkReader {
         location: &Location,
         chunk: &ChunkRef,
     ) -> Result<Bytes, StoreError> {
-        let pack = &index.packs()[location.pack as usize];
+        let pack = &*index.pack(location.pack)?;
         let key = (pack.name, location.frame);
         let cached = lock(&self.cache).frames.get(&key).cloned();
         let frame = match cached {
@@ -312,7 +286,7 @@ impl ChunkReader {
         }
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         if current.0.seq() < now.seq() {
-            let index = load_index(&self.repository, &now, &mut |e| tracing::warn!("{e}"))?;
+            let index = cache::open(&self.repository, &now, &mut |e| tracing::warn!("{e}"))?;
             *current = (now, Arc::new(index));
         }
         Ok(())

@@ -246,6 +246,12 @@ impl State {
         self.is_condemned_pack(pack) || self.is_quarantined_pack(pack)
     }
 
+    /// Whether any pack is unusable.
+    pub fn has_unusable_packs(&self) -> bool {
+        let mut condemned = self.condemned.keys();
+        !self.quarantines.is_empty() || condemned.any(|name| name.kind() == ObjectKind::Pack)
+    }
+
     /// True for a pack of which a quarantine in force names all or a frame.
     pub fn is_quarantined_pack(&self, pack: &ObjectHash) -> bool {
         self.quarantines.values().flatten().any(|quarantine| {

@@ -20,6 +20,7 @@ pub(crate) fn ambient(seed: u64) -> Ambient {
         random: Box::new(SeededRandom::new(seed)),
         written_by: format!("test {seed}"),
         remembered: None,
+        cache: None,
     }
 }
 

@@ -21,7 +21,7 @@ use crate::pipeline::worker::{Worker, WorkerParts};
 use crate::pipeline::{Sink, TreePath};
 use crate::source::ParentTree;
 use crate::stats::Stats;
-use crate::store::chunk_index::ChunkIndex;
+use crate::store::chunk_index::{ChunkIndex, cache};
 use crate::store::packs::PackWriter;
 use crate::store::reader::ChunkReader;
 use crate::store::{Repository, RunsDurable, Session, StoreError, tree};
@@ -349,19 +349,11 @@ fn load(
     damage: &mut Vec<String>,
 ) -> Result<(ChunkIndex, Adopted, bool)> {
     let state = session.start();
-    let mut runs = Vec::new();
-    for name in state.index().keys() {
-        match repository.load_run(name) {
-            Ok(run) => runs.push(run),
-            Err(e) if e.is_damage() || is_absent(&e) => {
-                damage.push(format!(
-                    "index/{name}: {e}; what only it names is stored again"
-                ));
-            }
-            Err(e) => return Err(e.into()),
-        }
-    }
-    let whole = runs.len() == state.index().len();
+    let mut whole = true;
+    let mut index = cache::open(repository, state, &mut |e| {
+        whole = false;
+        damage.push(format!("{e}; what only this run names is stored again"));
+    })?;
     let mut loose = Vec::new();
     repository.backend().list(ObjectKind::Index, &mut |info| {
         if let Some(hash) = info.name.hash() {
@@ -372,31 +364,27 @@ fn load(
         }
     })?;
     let mut adopted = Vec::new();
-    for name in loose {
+    let runs = loose.iter().filter_map(|name| {
         let run = session
-            .adopt_run(&name)
-            .and_then(|durable| Ok((durable, repository.load_run(&name)?)));
+            .adopt_run(name)
+            .and_then(|durable| Ok((durable, repository.load_run(name)?)));
         match run {
             Ok((durable, run)) => {
                 let packs: Vec<ObjectHash> = run.packs.iter().map(|pack| pack.name).collect();
                 if packs.iter().any(|pack| state.is_unusable_pack(pack)) {
-                    continue;
+                    return None;
                 }
                 adopted.push((durable, packs));
-                runs.push(run);
+                Some(Ok::<_, StoreError>(run))
             }
-            Err(e) => tracing::debug!("index run {name} of an unfinished session is not used: {e}"),
+            Err(e) => {
+                tracing::debug!("index run {name} of an unfinished session is not used: {e}");
+                None
+            }
         }
-    }
-    Ok((
-        ChunkIndex::build(runs, |pack| !state.is_unusable_pack(pack)),
-        adopted,
-        whole,
-    ))
-}
-
-fn is_absent(error: &StoreError) -> bool {
-    matches!(error, StoreError::Backend(e) if e.kind == crate::backend::BackendErrorKind::NotFound)
+    });
+    index.add_runs(runs, |_| true)?;
+    Ok((index, adopted, whole))
 }
 
 #[derive(Debug)]

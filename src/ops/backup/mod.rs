@@ -38,6 +38,7 @@ use crate::ops::quiesce::SiteLock;
 use crate::site::SiteFile;
 use crate::source::postgres::rights::Loss;
 use crate::stats::Stats;
+use crate::store::chunk_index::cache;
 use crate::store::{Commit, Repository};
 
 use self::at_rest::AtRest;
@@ -312,7 +313,8 @@ fn run(
         record.finished = now();
         let durable = session.write_record(&record, &stored.runs)?;
         match session.commit(&durable, &stored.runs, &stored.reused, &parents_relied)? {
-            Commit::Done { .. } => {
+            Commit::Done { state, .. } => {
+                cache::settle(session.repository(), &state);
                 let complete =
                     record.is_complete() && stats.skipped.get() == 0 && stats.torn.get() == 0;
                 let snapshot = durable.name();

@@ -8,7 +8,6 @@ use super::BackupOptions;
 use super::engine::{Stored, worker_parts};
 use crate::error::{Error, Result};
 use crate::format::id::ObjectHash;
-use crate::format::index::IndexRun;
 use crate::format::node::{ChunkRef, Content, Node};
 use crate::format::pack::Class;
 use crate::format::snapshot::Record;
@@ -16,7 +15,7 @@ use crate::ops::snapshots::frame_decoder;
 use crate::pipeline::dedup::Dedup;
 use crate::pipeline::worker::Worker;
 use crate::stats::Stats;
-use crate::store::chunk_index::ChunkIndex;
+use crate::store::chunk_index::cache;
 use crate::store::packs::PackWriter;
 use crate::store::reader::ChunkReader;
 use crate::store::state::State;
@@ -34,12 +33,10 @@ pub(in crate::ops) fn repair(
 ) -> Result<()> {
     let repository = session.repository();
     // Where the chunks were: the index of the run and its own runs, condemned packs included.
-    let own: Vec<IndexRun> = stored
-        .runs
-        .names()
-        .map(|name| repository.load_run(&name))
-        .collect::<Result<_, _>>()?;
-    let old = ChunkIndex::build(own.iter().cloned().chain([as_run(&stored.index)]), |_| true);
+    let own: Vec<ObjectHash> = stored.runs.names().collect();
+    let load = |name: &ObjectHash| repository.load_run(name);
+    let mut old = stored.index.again();
+    old.add_runs(own.iter().map(load), |_| true)?;
     let old = Arc::new(ChunkReader::new(
         repository.clone(),
         state.clone(),
@@ -48,24 +45,20 @@ pub(in crate::ops) fn repair(
         frame_decoder,
     )?);
     // Where they may be relied on: the index at `state` and own runs that are not lost.
-    let kept: Vec<IndexRun> = stored
-        .runs
-        .names()
-        .zip(own)
-        .filter(|(name, _)| !lost.runs.contains(name))
-        .map(|(_, run)| run)
-        .collect();
-    let own_packs: HashSet<ObjectHash> = kept
-        .iter()
-        .flat_map(|run| run.packs.iter().map(|pack| pack.name))
-        .collect();
-    let mut runs = kept;
-    for name in state.index().keys() {
-        runs.push(repository.load_run(name)?);
+    let mut own_packs: HashSet<ObjectHash> = HashSet::new();
+    let kept = own.iter().filter(|name| !lost.runs.contains(name));
+    let kept = kept.map(|name| {
+        let run = load(name)?;
+        own_packs.extend(run.packs.iter().map(|pack| pack.name));
+        Ok::<_, StoreError>(run)
+    });
+    let mut hole = None;
+    let mut index = cache::open(repository, state, &mut |e| hole = Some(e))?;
+    if let Some(hole) = hole {
+        return Err(hole.into());
     }
-    let index = Arc::new(ChunkIndex::build(runs, |pack| {
-        !state.is_unusable_pack(pack)
-    }));
+    index.add_runs(kept, |pack| !state.is_unusable_pack(pack))?;
+    let index = Arc::new(index);
     let packs = PackWriter::new(
         session.clone(),
         repository.format().pack_bytes,
@@ -92,13 +85,6 @@ pub(in crate::ops) fn repair(
         .collect();
     stored.index = index;
     Ok(())
-}
-
-fn as_run(index: &ChunkIndex) -> IndexRun {
-    IndexRun {
-        packs: index.packs().to_vec(),
-        entries: index.entries().to_vec(),
-    }
 }
 
 struct Again<'a> {

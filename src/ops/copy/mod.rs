@@ -56,8 +56,8 @@ use crate::ops::backup::{BackupOptions, Interrupt, now, repair};
 use crate::ops::snapshots::{self, Snapshot, frame_decoder};
 use crate::ops::window::is_of_one_object;
 use crate::stats::{Counter, Stats};
-use crate::store::chunk_index::ChunkIndex;
-use crate::store::reader::{ChunkReader, load_index};
+use crate::store::chunk_index::{self, ChunkIndex};
+use crate::store::reader::ChunkReader;
 use crate::store::{Commit, Repository, Session, State, StoreError};
 
 /// How often the session in the source gives a sign of life.
@@ -273,7 +273,8 @@ fn copy_all(
     let mut damage: Vec<(Option<ObjectHash>, String)> = Vec::new();
     let all = snapshots::list(source, state, &mut |e| damage.push((None, describe(&e))))?;
     let chosen = chosen(state, &all, options)?;
-    let index = load_index(source, state, &mut |e| damage.push((None, describe(&e))))?;
+    let index =
+        chunk_index::cache::open(source, state, &mut |e| damage.push((None, describe(&e))))?;
     // Damage of what nobody asked for is no reason to fail; what it hits is told below.
     if !options.snapshots.is_empty() {
         damage.clear();
@@ -580,7 +581,10 @@ impl Run<'_> {
             }
             let durable = session.write_record(&record, &stored.runs)?;
             match session.commit(&durable, &stored.runs, &stored.reused, &parents)? {
-                Commit::Done { .. } => return Ok((durable.name(), record)),
+                Commit::Done { state, .. } => {
+                    chunk_index::cache::settle(self.target, &state);
+                    return Ok((durable.name(), record));
+                }
                 Commit::Lost { lost, state } => {
                     tracing::info!("others deleted what this run relied on; storing it again");
                     let stats = self.stats;

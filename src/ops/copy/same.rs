@@ -196,7 +196,7 @@ impl Walk<'_, '_> {
         for chunk in wanted {
             let place = index.find(&chunk.id).ok_or_else(|| missing(&chunk.id));
             let place = from.read(place)?;
-            unit.push((chunk, index.frame(&place).class));
+            unit.push((chunk, index.frame(&place)?.class));
             end += chunk.len as usize;
             if end - start >= UNIT_BYTES {
                 self.send(std::mem::take(&mut unit), buffer[start..end].to_vec())?;

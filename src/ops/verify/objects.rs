@@ -230,6 +230,12 @@ fn rest_of_log(
     Ok(())
 }
 
+/// How many entries were seen; the runs, with their content where it is kept.
+type LoadedRuns = (usize, Vec<(ObjectHash, Option<IndexRun>)>);
+
+/// Entries of runs that are kept until the index is built of them.
+const KEPT_ENTRIES: usize = 1 << 20;
+
 /// Every sealed object but packs and the log: those that are listed, and those that the log names. Gives the index.
 pub(super) fn sealed(
     repository: &Repository,
@@ -260,7 +266,8 @@ pub(super) fn sealed(
     names.extend(runs.chain(records));
     let names: Vec<_> = names.into_iter().collect();
     summary.objects += u64::try_from(names.len()).unwrap_or(u64::MAX);
-    let loaded: Mutex<Vec<(ObjectHash, IndexRun)>> = Mutex::default();
+    // Small indexes are not read twice.
+    let loaded: Mutex<LoadedRuns> = Mutex::default();
     for_each_parallel(
         threads,
         names.len(),
@@ -281,10 +288,10 @@ pub(super) fn sealed(
                     ) {
                         report.damaged(name, e);
                     }
-                    loaded
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .push((hash, run));
+                    let mut loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
+                    loaded.0 += run.entries.len();
+                    let kept = (loaded.0 <= KEPT_ENTRIES).then_some(run);
+                    loaded.1.push((hash, kept));
                     Ok(())
                 }
                 Ok(_) => Ok(()),
@@ -299,13 +306,15 @@ pub(super) fn sealed(
             }
         },
     )?;
-    let mut runs = loaded.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let (_, mut runs) = loaded.into_inner().unwrap_or_else(PoisonError::into_inner);
     runs.sort_by_key(|(name, _)| *name);
+    let runs = runs.into_iter().map(|(name, run)| match run {
+        Some(run) => Ok(run),
+        None => repository.load_run(&name),
+    });
     // Quarantined packs are verified too: that is how a mark proves wrong.
-    Ok(ChunkIndex::build(
-        runs.into_iter().map(|(_, run)| run),
-        |pack| !state.is_condemned_pack(pack),
-    ))
+    let index = ChunkIndex::try_build(runs, |pack| !state.is_condemned_pack(pack))?;
+    Ok(index)
 }
 
 /// What it means that a listed or named object is not there any more.

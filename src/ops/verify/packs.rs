@@ -113,16 +113,16 @@ impl<'r> Packs<'r> {
         Ok(())
     }
 
-    fn name(&self, pack: u32) -> ObjectName {
-        ObjectName::hashed(ObjectKind::Pack, self.index.packs()[pack as usize].name.0)
+    fn name(&self, pack: u32) -> Result<ObjectName> {
+        let hash = self.index.pack_name(pack)?;
+        Ok(ObjectName::hashed(ObjectKind::Pack, hash.0))
     }
 
-    fn wanted(&self) -> Vec<u32> {
-        let count = u32::try_from(self.index.packs().len()).expect("fewer than 2^32 packs");
-        match &self.only {
+    fn wanted(&self) -> Result<Vec<u32>> {
+        Ok(match &self.only {
             Some(only) => only.iter().copied().collect(),
-            None => (0..count).collect(),
-        }
+            None => self.index.packs()?,
+        })
     }
 
     /// That every pack is there; with `lengths` also that it has the length that the index says.
@@ -133,9 +133,9 @@ impl<'r> Packs<'r> {
             .list(ObjectKind::Pack, &mut |info| {
                 listed.extend(info.name.hash().map(|hash| (ObjectHash(hash), info.len)));
             })?;
-        for pack in self.wanted() {
+        for pack in self.wanted()? {
             self.packs += 1;
-            let table = &self.index.packs()[pack as usize];
+            let table = self.index.pack(pack)?;
             let len = match listed.get(&table.name) {
                 Some(len) if *len == table.len => continue,
                 _ => self.len(pack)?,
@@ -146,15 +146,15 @@ impl<'r> Packs<'r> {
                 }
                 Some(len) if lengths && len != table.len => {
                     let what = format!("it has {len} bytes, the index says {}", table.len);
-                    self.report.damaged(self.name(pack), what);
+                    self.report.damaged(self.name(pack)?, what);
                     self.lost(pack);
                 }
                 Some(_) => {}
             }
         }
         if self.only.is_none() {
-            for pack in self.index.packs() {
-                listed.remove(&pack.name);
+            for pack in self.index.packs()? {
+                listed.remove(&self.index.pack_name(pack)?);
             }
             self.unnamed = listed.into_keys().collect();
             self.unnamed.sort_unstable();
@@ -164,7 +164,7 @@ impl<'r> Packs<'r> {
 
     /// The length of a pack; `None` if it is lost, which is reported unless the log condemned it meanwhile.
     fn len(&self, pack: u32) -> Result<Option<u64>> {
-        let name = self.name(pack);
+        let name = self.name(pack)?;
         match self.repository.backend().len(&name) {
             Ok(len) => Ok(Some(len)),
             Err(e) if e.kind == BackendErrorKind::NotFound => {
@@ -183,30 +183,24 @@ impl<'r> Packs<'r> {
     /// Says that a pack is lost, unless the log condemned it meanwhile: then what is needed of it is elsewhere.
     fn absent(&self, pack: u32) -> Result<()> {
         let now = repository_state(self.repository, self.state)?;
-        let hash = self.index.packs()[pack as usize].name;
+        let hash = self.index.pack_name(pack)?;
         if !now.is_condemned_pack(&hash) {
             self.lost(pack);
             self.report
-                .damaged(self.name(pack), "it is gone, although the log names it");
+                .damaged(self.name(pack)?, "it is gone, although the log names it");
         }
         Ok(())
     }
 
     /// Reads every pack whole.
     pub(super) fn read(&mut self) -> Result<()> {
-        let mut counts = vec![0u64; self.index.packs().len()];
-        for entry in self.index.entries() {
-            counts[entry.pack as usize] += 1;
-        }
         let named: Vec<u32> = self
-            .wanted()
+            .wanted()?
             .into_iter()
             .filter(|pack| !self.absent.contains(pack))
             .collect();
         for pack in &named {
-            self.stats
-                .bytes_expected
-                .add(self.index.packs()[*pack as usize].len);
+            self.stats.bytes_expected.add(self.index.pack(*pack)?.len);
         }
         self.packs += u64::try_from(self.unnamed.len()).unwrap_or(u64::MAX);
         let start = || Ok(PackChecker::new(self.repository, frame_decoder)?);
@@ -217,7 +211,7 @@ impl<'r> Packs<'r> {
             |checker, at| {
                 check_stop(self.stop)?;
                 match named.get(at) {
-                    Some(pack) => self.read_named(checker, *pack, counts[*pack as usize]),
+                    Some(pack) => self.read_named(checker, *pack),
                     None => self.read_unnamed(checker, &self.unnamed[at - named.len()]),
                 }
             },
@@ -229,13 +223,15 @@ impl<'r> Packs<'r> {
         Ok(())
     }
 
-    fn read_named(&self, checker: &mut PackChecker<'_>, pack: u32, chunk_count: u64) -> Result<()> {
+    fn read_named(&self, checker: &mut PackChecker<'_>, pack: u32) -> Result<()> {
+        let table = self.index.pack(pack)?;
         let indexed = Indexed {
             index: self.index,
+            table: &table,
             pack,
-            chunk_count,
+            chunk_count: self.index.chunks_of_pack(pack)?,
         };
-        let found = checker.check(&self.index.packs()[pack as usize].name, Some(indexed));
+        let found = checker.check(&table.name, Some(indexed));
         let found = match found {
             Ok(found) => found,
             Err(StoreError::Backend(e)) if e.kind == BackendErrorKind::NotFound => {
@@ -243,7 +239,7 @@ impl<'r> Packs<'r> {
             }
             Err(StoreError::Backend(e)) if is_unreadable(e.kind) => {
                 self.lost(pack);
-                self.report.damaged(self.name(pack), describe(&e));
+                self.report.damaged(self.name(pack)?, describe(&e));
                 return Ok(());
             }
             Err(e) => return Err(e.into()),
@@ -257,7 +253,7 @@ impl<'r> Packs<'r> {
             .frames
             .extend(found.damaged_frames.iter().map(|frame| (pack, *frame)));
         drop(known);
-        self.say(self.name(pack), &found);
+        self.say(self.name(pack)?, &found);
         Ok(())
     }
 

@@ -108,7 +108,7 @@ impl Trees<'_> {
         let consumer = CheckContents::new(self.report, self.stats, digest_secret);
         let mut walk = Walk {
             trees: self,
-            visited: vec![0; self.index.len().div_ceil(64)],
+            visited: vec![0; self.index.positions().div_ceil(64)],
             contents: HashSet::new(),
             files: 0,
             chunks: 0,
@@ -171,7 +171,7 @@ struct Level {
 
 /// A chunk of nodes.
 struct OpenChunk {
-    position: Option<u32>,
+    position: Option<usize>,
     nodes: std::vec::IntoIter<Node>,
     good: bool,
 }
@@ -212,7 +212,7 @@ impl Walk<'_, '_> {
             let Some(node) = open.nodes.next() else {
                 match open.position {
                     Some(position) if open.good => {
-                        self.visited[(position / 64) as usize] |= 1 << (position % 64)
+                        self.visited[position / 64] |= 1 << (position % 64)
                     }
                     _ => {}
                 }
@@ -274,7 +274,7 @@ impl Walk<'_, '_> {
         };
         self.chunks += 1;
         let position = self.trees.index.position(&chunk.id);
-        if position.is_some_and(|at| self.visited[(at / 64) as usize] & (1 << (at % 64)) != 0) {
+        if position.is_some_and(|at| self.visited[at / 64] & (1 << (at % 64)) != 0) {
             return Ok(true);
         }
         let nodes = place.reader.chunk(&chunk).and_then(|bytes| {
