@@ -158,6 +158,9 @@ pub(super) struct Init {
     /// Average size of the pieces that files are cut into: smaller finds more duplicates, larger needs less memory [default: 16K]
     #[arg(long, value_name = "SIZE", value_parser = super::output::parse_size, conflicts_with = "dedup_from")]
     pub(super) chunk_size: Option<u64>,
+    /// The same for rows of tables and large objects [default: 16K]
+    #[arg(long, value_name = "SIZE", value_parser = super::output::parse_size, conflicts_with = "dedup_from")]
+    pub(super) table_chunk_size: Option<u64>,
     /// What the key is called in `key list`
     #[arg(long, value_name = "TEXT")]
     pub(super) label: Option<String>,
@@ -286,7 +289,7 @@ pub(super) struct Backup {
     /// Threads that compute [default: one for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(super) workers: Option<u32>,
-    /// Connections to one cluster that copy rows at a time [default: 4]
+    /// Connections to one cluster that copy rows at a time [default: 4, for a server on this host no more than it has cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(super) connections: Option<u32>,
     /// All connections to one cluster that may be open at a time, also those that hold snapshots [default: half of what it has free]

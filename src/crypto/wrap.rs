@@ -350,6 +350,7 @@ mod tests {
     use super::*;
     use crate::crypto::SeededRandom;
     use crate::format::framed::FramedError;
+    use crate::format::repository::ChunkerSettings;
 
     const CHEAP: KdfSettings = KdfSettings {
         memory_kib: 64,
@@ -364,7 +365,8 @@ mod tests {
     }
 
     fn example(suite: Suite) -> Example {
-        let format = RepositoryFormat::new(RepositoryId([1; 16]), 1_800_000_000, suite);
+        let mut format = RepositoryFormat::new(RepositoryId([1; 16]), 1_800_000_000, suite);
+        format.table_chunker = ChunkerSettings::around(8 << 10);
         let hash = RepositoryFormat::hash_of(&format.to_bytes());
         let keyring = Keyring::generate(format.id, suite, None, &mut SeededRandom::new(1));
         Example {

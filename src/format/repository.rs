@@ -158,14 +158,14 @@ pub struct RepositoryFormat {
 }
 
 impl RepositoryFormat {
-    /// The defaults: 16 KiB chunks for files, 8 KiB for tables, 1 MiB frames, 32 MiB packs, zstd level 1.
+    /// The defaults: 16 KiB chunks, 1 MiB frames, 32 MiB packs, zstd level 1.
     pub fn new(id: RepositoryId, created: i64, suite: Suite) -> Self {
         Self {
             id,
             created,
             kdf: KdfSettings::default(),
             file_chunker: ChunkerSettings::around(16 << 10),
-            table_chunker: ChunkerSettings::around(8 << 10),
+            table_chunker: ChunkerSettings::around(16 << 10),
             small_file_bytes: 64 << 10,
             pack_bytes: 32 << 20,
             frame_bytes: 1 << 20,

@@ -51,6 +51,8 @@ pub struct InitOptions<'a> {
     pub label: &'a str,
     /// Average bytes of a chunk of a file, where it is not the default.
     pub chunk_bytes: Option<u64>,
+    /// The same for rows of tables and large objects.
+    pub table_chunk_bytes: Option<u64>,
     /// The repository that content is to be named and cut as.
     pub dedup_from: Option<&'a Repository>,
 }
@@ -116,17 +118,24 @@ fn settings(
         format.table_chunker = other.format().table_chunker;
     }
     if let Some(bytes) = options.chunk_bytes {
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        if !(CHUNK_BYTES_MIN..=CHUNK_BYTES_MAX).contains(&bytes) {
-            return Err(Error::Message(format!(
-                "chunks can be {} KiB to {} KiB on average",
-                CHUNK_BYTES_MIN >> 10,
-                CHUNK_BYTES_MAX >> 10
-            )));
-        }
-        format.file_chunker = ChunkerSettings::around(bytes);
+        format.file_chunker = chunker(bytes)?;
+    }
+    if let Some(bytes) = options.table_chunk_bytes {
+        format.table_chunker = chunker(bytes)?;
     }
     Ok(format)
+}
+
+fn chunker(bytes: u64) -> Result<ChunkerSettings> {
+    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+    if (CHUNK_BYTES_MIN..=CHUNK_BYTES_MAX).contains(&bytes) {
+        return Ok(ChunkerSettings::around(bytes));
+    }
+    Err(Error::Message(format!(
+        "chunks can be {} KiB to {} KiB on average",
+        CHUNK_BYTES_MIN >> 10,
+        CHUNK_BYTES_MAX >> 10
+    )))
 }
 
 fn dedup_secret(other: &Repository) -> Result<Secret32> {
@@ -150,6 +159,7 @@ mod tests {
             key,
             label: "first",
             chunk_bytes: None,
+            table_chunk_bytes: None,
             dedup_from: None,
         }
     }
@@ -213,6 +223,10 @@ mod tests {
         let check = |bytes: u64, good: bool| {
             let mut options = options(FirstKey::Nothing);
             options.chunk_bytes = Some(bytes);
+            let created = init(Arc::new(Memory::new()), &options, Ambient::default());
+            assert_eq!(created.is_ok(), good, "{bytes}");
+            options.chunk_bytes = None;
+            options.table_chunk_bytes = Some(bytes);
             let created = init(Arc::new(Memory::new()), &options, Ambient::default());
             assert_eq!(created.is_ok(), good, "{bytes}");
         };

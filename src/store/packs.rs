@@ -67,7 +67,10 @@ struct OpenPack {
     hasher: blake3::Hasher,
     key: ObjectKey,
     len: u64,
+    /// Length with all frames that have a place, and with the directory that they need.
     reserved: u64,
+    /// What the longest frame so far took of it.
+    frame_max: u64,
     pending: u32,
     full: bool,
     directory: PackDirectory,
@@ -124,6 +127,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// At most how long the entry of a frame in its directory is.
+fn directory_bytes(chunks: usize) -> u64 {
+    const FRAME: u64 = 32;
+    const CHUNK: u64 = 40;
+    FRAME + to_u64(chunks) * CHUNK
+}
+
 fn to_u64(len: usize) -> u64 {
     u64::try_from(len).expect("a length fits 64 bits")
 }
@@ -135,7 +145,7 @@ fn to_u32(value: u64) -> Result<u32> {
 }
 
 impl PackWriter {
-    /// Opens no pack yet. `pack_bytes`: a pack is closed when it is this long.
+    /// Opens no pack yet. `pack_bytes`: a pack is closed when the next frame would make it longer, which is seldom by more than a frame.
     pub fn new(session: Arc<Session>, pack_bytes: u32, stats: Arc<Stats>) -> Self {
         let shared = Arc::new(Shared {
             session,
@@ -254,9 +264,12 @@ impl Shared {
         let open = guard.as_mut().expect("a pack in a slot is open");
         let number = u32::try_from(open.directory.frames.len()).expect("a pack has few frames");
         open.directory.frames.push(FrameEntry::default());
-        open.reserved += sealed_len;
+        let taken = sealed_len + directory_bytes(chunks.len());
+        open.reserved += taken;
+        open.frame_max = open.frame_max.max(taken);
         open.pending += 1;
-        if open.reserved >= self.pack_bytes {
+        // One frame more would pass a length that needs no padding, and the padding behind it is longer than what is left free here.
+        if open.reserved + open.frame_max > self.pack_bytes {
             open.full = true;
             slot.pack = None;
         }
@@ -283,7 +296,8 @@ impl Shared {
             hasher,
             key,
             len,
-            reserved: len,
+            reserved: len + to_u64(FOOTER_SEALED_LEN) + directory_bytes(0),
+            frame_max: 0,
             pending: 0,
             full: false,
             directory: PackDirectory::default(),

@@ -194,7 +194,7 @@ fn many_tables_are_dumped_beside_alter_and_truncate() {
         });
         let digester = RowDigester::new(&[9; 192]);
         let options = StreamOptions {
-            connections: 2,
+            connections: Some(2),
             content_digest: true,
         };
         let (outcomes, archive) =

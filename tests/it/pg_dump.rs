@@ -63,7 +63,7 @@ pub(crate) fn dump_with(
     between();
     let digester = RowDigester::new(&[9; 192]);
     let options = StreamOptions {
-        connections,
+        connections: Some(connections),
         content_digest: true,
     };
     let (streamed, archive) = collect(|sink| stream_databases(open, sink, &digester, options));
@@ -149,7 +149,7 @@ fn a_database_is_archived_as_it_is() {
         (3, table("t").rows_digest.clone())
     );
     assert_eq!(node.size, u64::try_from(bytes.len()).unwrap());
-    assert_eq!(node.digest.unwrap().0, *blake3::hash(bytes).as_bytes());
+    assert!(node.digest.is_none(), "the digest of its rows proves it");
     let sequences: Vec<_> = info
         .sequences
         .iter()

@@ -134,9 +134,7 @@ fn options(args: Backup, site: Option<SiteFile>) -> anyhow::Result<BackupOptions
         .as_ref()
         .map(|site| site.limits)
         .unwrap_or_default();
-    if let Some(connections) = limit(args.connections.or(limits.connections)) {
-        options.connections = connections;
-    }
+    options.connections = limit(args.connections.or(limits.connections));
     options.connections_max = limit(args.connections_max.or(limits.connections_max));
     options.user = open::user();
     options.environment = Arc::new(|name| std::env::var_os(name));

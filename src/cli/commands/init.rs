@@ -42,6 +42,7 @@ pub(super) fn run(context: &Context<'_>, args: &Init) -> anyhow::Result<u8> {
         key,
         label: &label,
         chunk_bytes: args.chunk_size,
+        table_chunk_bytes: args.table_chunk_size,
         dedup_from: other.as_ref(),
     };
     let created = init(backend, &options, open::ambient());

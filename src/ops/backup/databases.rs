@@ -299,7 +299,7 @@ pub(super) fn stream(
         databases.push(database);
     }
     let settings = StreamOptions {
-        connections: options.connections.max(1),
+        connections: options.connections,
         content_digest: options.content_digest,
     };
     let results = stream_databases(databases, &engine.sink, &digester, settings);

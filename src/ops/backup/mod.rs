@@ -102,8 +102,8 @@ pub struct BackupOptions {
     pub readers: Option<usize>,
     /// Threads that compute; absent: one for each core.
     pub workers: Option<usize>,
-    /// Connections to one cluster that copy rows at a time.
-    pub connections: usize,
+    /// Connections to one cluster that copy rows at a time; absent: 4, and for a server on this host no more than it has cores.
+    pub connections: Option<usize>,
     /// All connections to one cluster that may be open at a time; absent: half of what it has free.
     pub connections_max: Option<usize>,
     /// zstd level; absent: the repository's.
@@ -158,7 +158,7 @@ impl BackupOptions {
             force_read: false,
             readers: None,
             workers: None,
-            connections: 4,
+            connections: None,
             connections_max: None,
             level: None,
             content_digest: true,

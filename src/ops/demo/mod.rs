@@ -368,6 +368,7 @@ impl Stage<'_> {
             key: FirstKey::KeyFile(Secret32::generate(&mut SystemRandom)),
             label: "demo",
             chunk_bytes: None,
+            table_chunk_bytes: None,
             dedup_from: None,
         };
         let backend = Arc::from(open_url(&place)?);

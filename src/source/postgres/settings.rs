@@ -175,6 +175,19 @@ pub enum HostSpec {
     },
 }
 
+impl HostSpec {
+    /// Tells whether it is this host, as far as its name says.
+    fn is_here(&self) -> bool {
+        match self {
+            HostSpec::Socket { .. } => true,
+            HostSpec::Tcp { name, address, .. } => match address {
+                Some(address) => address.is_loopback(),
+                None => name.as_deref() == Some("localhost"),
+            },
+        }
+    }
+}
+
 impl fmt::Display for HostSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -770,6 +783,14 @@ fn password_entry() -> Option<(String, String)> {
     })
 }
 
+impl ConnSettings {
+    /// Tells whether the server shares its cores with this program.
+    #[must_use]
+    pub fn is_here(&self) -> bool {
+        self.hosts.iter().all(HostSpec::is_here)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
@@ -798,6 +819,18 @@ mod tests {
 
     #[test]
     fn hosts_ports_and_addresses() {
+        let here = |text| resolve(text, &[]).unwrap().is_here();
+        assert!(
+            here("")
+                && here("host=/run/x")
+                && here("host=localhost,/run/x")
+                && here("hostaddr=::1 host=db")
+        );
+        assert!(
+            !here("host=db")
+                && !here("host=localhost,db")
+                && !here("hostaddr=10.0.0.1 host=localhost")
+        );
         let socket = format!(
             "socket {}/.s.PGSQL.5432",
             default_socket_directory().display()

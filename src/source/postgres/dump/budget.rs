@@ -179,9 +179,11 @@ impl Budget {
         self.lock().limit
     }
 
-    /// Sets how many connections copy at a time.
-    pub(super) fn set_copies_max(&self, count: usize) {
-        self.lock().copies_max = count.max(1);
+    /// Lets at least so many connections copy at a time.
+    pub(super) fn raise_copies_max(&self, count: usize) {
+        let mut state = self.lock();
+        state.copies_max = state.copies_max.max(count);
+        drop(state);
         self.changed.notify_all();
     }
 
@@ -449,7 +451,7 @@ mod tests {
     #[test]
     fn the_largest_piece_comes_first() {
         let budget = Budget::new(8);
-        budget.set_copies_max(3);
+        budget.raise_copies_max(3);
         let (small, large) = (budget.join(9), budget.join(9));
         small.left(5, MIB);
         large.left(5, 100 * MIB);
@@ -477,7 +479,7 @@ mod tests {
     #[test]
     fn a_small_database_gives_way() {
         let budget = Budget::new(8);
-        budget.set_copies_max(1);
+        budget.raise_copies_max(1);
         let (small, large) = (budget.join(9), budget.join(9));
         small.left(5, 10 * MIB);
         let turn = small.next_turn(WANTED).unwrap();
@@ -497,7 +499,7 @@ mod tests {
     #[test]
     fn a_database_has_a_limit_of_its_own() {
         let budget = Budget::new(8);
-        budget.set_copies_max(8);
+        budget.raise_copies_max(8);
         let member = budget.join(2);
         member.left(9, 100 * MIB);
         let turns = [member.next_turn(WANTED), member.next_turn(WANTED)];
@@ -508,7 +510,7 @@ mod tests {
     #[test]
     fn refusals_are_waited_out() {
         let budget = Budget::new(8);
-        budget.set_copies_max(8);
+        budget.raise_copies_max(8);
         let lease = budget.try_admit(1).unwrap();
         let member = budget.join(8);
         member.left(9, 100 * MIB);
@@ -539,7 +541,7 @@ mod tests {
     #[test]
     fn one_connection_is_left_for_the_schema_of_who_waits() {
         let budget = Budget::new(3);
-        budget.set_copies_max(8);
+        budget.raise_copies_max(8);
         let lease = budget.try_admit(1).unwrap();
         budget.will_wait();
         let member = budget.join(8);

@@ -276,6 +276,13 @@ fn tables_query(version_num: u32, exclusions: Exclusions<'_>, sizes: Sizes) -> S
         Sizes::Asked => "coalesce(pg_catalog.pg_relation_size(c.oid), 0)",
         Sizes::Unasked => "0::bigint",
     };
+    // What is kept beside the rows is read with them.
+    let bytes = match sizes {
+        Sizes::Asked => format!(
+            "{size} + CASE WHEN c.reltoastrelid = 0 THEN 0 ELSE coalesce(pg_catalog.pg_relation_size(c.reltoastrelid), 0) END"
+        ),
+        Sizes::Unasked => size.to_owned(),
+    };
     let generated = if version_num >= 120_000 {
         " AND a.attgenerated = ''"
     } else {
@@ -291,7 +298,7 @@ fn tables_query(version_num: u32, exclusions: Exclusions<'_>, sizes: Sizes) -> S
     };
     format!(
         "WITH RECURSIVE {EXTENSION_MEMBERS}, {unsafe_partitions} \
-         SELECT c.oid, n.nspname, c.relname, c.relfilenode, {size}, {size} / pg_catalog.current_setting('block_size')::bigint, \
+         SELECT c.oid, n.nspname, c.relname, c.relfilenode, {bytes}, {size} / pg_catalog.current_setting('block_size')::bigint, \
          c.relpersistence, {method}, cfg.cond, \
          (SELECT pg_catalog.array_to_json(pg_catalog.array_agg(a.attname::text ORDER BY a.attnum)) FROM pg_catalog.pg_attribute a \
           WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped{generated}), \

@@ -129,8 +129,8 @@ impl Default for DumpOptions {
             strip_pg_attver: false,
             accepted: Vec::new(),
             stop: StopFlag::default(),
-            // 128 MiB of the usual blocks.
-            range_blocks: 16_384,
+            // 1 GiB of the usual blocks.
+            range_blocks: 131_072,
         }
     }
 }

@@ -211,6 +211,13 @@ impl Database {
         }
     }
 
+    pub(super) fn source(&self) -> &DatabaseSource {
+        match self {
+            Database::Open(open) => &open.source,
+            Database::Waiting(waiting) => &waiting.source,
+        }
+    }
+
     pub(super) fn server(&self) -> &Server {
         match self {
             Database::Open(open) => &open.server,

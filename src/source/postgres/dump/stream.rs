@@ -20,7 +20,7 @@ use super::outcome::DatabaseOutcome;
 use super::part_lock::{lock_part, prepare_check};
 use super::parts::{self, Form, Piece};
 use super::schema::{Output, SchemaDump};
-use super::{RowDigester, RowSum};
+use super::{DatabaseSource, RowDigester, RowSum};
 use crate::error::Error;
 use crate::format::database::{DatabaseInfo, TableInfo};
 use crate::format::large_object;
@@ -39,10 +39,27 @@ const SECONDS_MS: i64 = 1000;
 /// What all databases of a run share.
 #[derive(Clone, Copy, Debug)]
 pub struct StreamOptions {
-    /// Connections to one server that copy at once.
-    pub connections: usize,
+    /// Connections to one server that copy at once; absent: as many as are of use.
+    pub connections: Option<usize>,
     /// Whether the plain BLAKE3 of every stream is made.
     pub content_digest: bool,
+}
+
+impl StreamOptions {
+    /// How many connections copy a database at once: what is said for it, but no more than for all; else as many as are of use. More than
+    /// there are cores only get into each other's way.
+    fn connections(&self, source: &DatabaseSource) -> usize {
+        const ELSEWHERE: usize = 4;
+        let wanted = match (source.options.connections, self.connections) {
+            (Some(own), Some(all)) => own.min(all),
+            (Some(given), None) | (None, Some(given)) => given,
+            (None, None) if !source.settings.is_here() => ELSEWHERE,
+            (None, None) => {
+                thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, ELSEWHERE))
+            }
+        };
+        wanted.max(1)
+    }
 }
 
 /// Copies all databases into the sink at the same time, those that wait for a connection when there is one;
@@ -58,7 +75,8 @@ pub fn stream_databases(
         if let Database::Open(open) = database {
             sink.stats.bytes_expected.add(open.bytes_expected());
         }
-        database.server().budget.set_copies_max(options.connections);
+        let copies = options.connections(database.source());
+        database.server().budget.raise_copies_max(copies);
     }
     let at_once = databases.len();
     open::in_parallel(databases, at_once, |database| {
@@ -154,12 +172,7 @@ fn stream_once(
 ) -> Result<DatabaseOutcome, DumpError> {
     let mut holder = open.prepared.holder.take();
     let schema = open.prepared.schema.take();
-    let connections = open
-        .source
-        .options
-        .connections
-        .unwrap_or(options.connections)
-        .clamp(1, options.connections.max(1));
+    let connections = options.connections(&open.source);
     let pieces = parts::plan(&open.prepared.catalog, open.source.options.range_blocks);
     let allowed = open.allowed.as_ref().map_or(connections, |a| a.connections);
     let work: VecDeque<Work> = pieces
@@ -462,7 +475,8 @@ impl Run<'_> {
         (first_block, end_block): (u64, Option<u64>),
         form: Form<'_>,
     ) -> Result<(ItemWriter<'_>, RowSum, Counted<'_>), DumpError> {
-        let mut writer = ItemWriter::queued(self.queue, StreamKind::Table, self.content_digest);
+        // The digest of its rows is what proves a part; a second one of its bytes would cost a tenth of the time.
+        let mut writer = ItemWriter::queued(self.queue, StreamKind::Table, false);
         let mut sum = RowSum::default();
         let mut counted = Counted {
             sink: self.sink,
