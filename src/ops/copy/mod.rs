@@ -3,9 +3,9 @@
 //! Every chunk is authenticated and its id recomputed when it is read, and it is compressed and sealed anew. There are two ways, and the dedup
 //! secrets decide which one is gone:
 //!
-//! - **The same secret** (`init --dedup-from`; [`same`]): a chunk has the same id in both, so the trees are the same chunks too. The trees are
+//! - **The same secret** (`init --dedup-from`; `same`): a chunk has the same id in both, so the trees are the same chunks too. The trees are
 //!   walked, and only a chunk whose id the index over there lacks is read, but for the chunks of trees, which the walk reads. Row digests stay.
-//! - **Different secrets** ([`other`]): ids, borders of chunks and digests of rows are all made with the secret, so the snapshot is taken as a
+//! - **Different secrets** (`other`): ids, borders of chunks and digests of rows are all made with the secret, so the snapshot is taken as a
 //!   backup takes a site: its streams are cut anew, rows are digested anew, `database.json` gets the new digests, and the tree is built. What is
 //!   sent is what the index over there lacks, so a copy also meets what that repository's own backups have stored.
 //!

@@ -1,13 +1,13 @@
 //! Chunk id → where it is, for all packs that the log names and nothing condemned.
 //!
-//! It is made of [segments](segment): immutable files in a folder of this host's cache ([`cache`]), or memory where there is no such folder. An
+//! It is made of segments (`segment`): immutable files in a folder of this host's cache (`cache`), or memory where there is no such folder. An
 //! index is opened without being read: a look-up reads the pages that it needs. It knows nothing of sources, and nothing depends on the
 //! files: what they hold is what index runs of the repository say, and is read from those again when a file is absent, damaged or out of date.
 //!
 //! # Look-up
 //!
 //! For each segment, the largest first: the filter (64 bytes) says "absent" for 99 of 100 ids that are; the bucket of the id (a page of 4 KiB)
-//! gives the place in the directory; the entry there (a page) has the whole id, which is compared. Before all that [`near`] is asked,
+//! gives the place in the directory; the entry there (a page) has the whole id, which is compared. Before all that `near` is asked,
 //! because chunks come in the order in which they were stored.
 //!
 //! | index | is read | memory |

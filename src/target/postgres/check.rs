@@ -2,7 +2,7 @@
 //! their order. Sequences and the number of large objects are compared too.
 //!
 //! It reads in the session settings of a dump, so that equal values have equal text. Numbers with a binary point are compared across the version that changed
-//! their text (see [`super::floats`]). Between other releases the text of a type may change too; a difference is then said to be possible, not hidden. Tables that were loaded through a partitioned table are compared together, because their rows may have changed
+//! their text (see `floats`). Between other releases the text of a type may change too; a difference is then said to be possible, not hidden. Tables that were loaded through a partitioned table are compared together, because their rows may have changed
 //! places.
 
 use std::collections::BTreeMap;

@@ -11,7 +11,7 @@
 //! | `SEQUENCE SET` | `setval` | its sequence | |
 //! | `COMMENT`, `ACL` of a large object | | its `BLOB` | |
 //!
-//! Statements are in the words of the version that the archive is for ([`super::older`]).
+//! Statements are in the words of the version that the archive is for (`older`).
 //!
 //! A sparse large object is a sparse file; what `pg_restore` makes of it is not sparse.
 //!

@@ -80,7 +80,7 @@ pub struct ExportOptions {
     pub no_owner: bool,
     /// No `GRANT` and `REVOKE`.
     pub no_privileges: bool,
-    /// The server's version that the statements are for; none is that of the source ([`super::older`]).
+    /// The server's version that the statements are for; none is that of the source (`older`).
     pub target_version: Option<u32>,
 }
 
