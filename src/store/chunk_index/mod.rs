@@ -407,29 +407,42 @@ impl ChunkIndex {
         (place - slot.first_entry < slot.segment.entries()).then_some(slot)
     }
 
-    /// What was noted of a chunk.
+    /// The chunk, if it stands behind this thread's last find, or was noted.
     fn find_near(&self, id: &ChunkId, prefix: u64) -> Option<Hit<'_>> {
-        let global = self.near.find(prefix)?;
-        let slot = self.slot_of_entry(global)?;
-        if slot.healed.get().is_some() {
-            return None;
-        }
-        let place = global - slot.first_entry;
-        let entry = match slot.segment.entry(place) {
-            Ok(entry) => entry,
-            Err(broken) => {
-                self.heal(slot, &broken);
-                return None;
-            }
+        let next = self.near.next().and_then(|place| self.entry_at(place, id));
+        let hit = match next {
+            Some(hit) => hit,
+            None => self.entry_at(self.near.find(prefix)?, id)?,
         };
-        let next = (place / segment::PAGE_ENTRIES + 1) * segment::PAGE_ENTRIES;
-        if entry.id == *id
+        let slot = hit.slot;
+        self.near.found(slot.first_entry + hit.place);
+        let next = (hit.place / segment::PAGE_ENTRIES + 1) * segment::PAGE_ENTRIES;
+        if !slot.segment.is_whole()
             && next < slot.segment.entries()
-            && self.near.is_due(place, slot.first_entry + next)
+            && self.near.is_due(hit.place, slot.first_entry + next)
         {
             self.note(slot, next);
         }
-        (entry.id == *id && !slot.is_left_out(entry.pack)).then_some(Hit { slot, place, entry })
+        Some(hit)
+    }
+
+    /// The entry at a position, if it is this chunk's and not left out.
+    fn entry_at(&self, place: u64, id: &ChunkId) -> Option<Hit<'_>> {
+        let slot = self.slot_of_entry(place)?;
+        if slot.healed.get().is_some() {
+            return None;
+        }
+        let place = place - slot.first_entry;
+        match slot.segment.entry_of(place, id) {
+            Ok(entry) => {
+                let entry = entry?;
+                (!slot.is_left_out(entry.pack)).then_some(Hit { slot, place, entry })
+            }
+            Err(broken) => {
+                self.heal(slot, &broken);
+                None
+            }
+        }
     }
 
     /// Notes what stands in the page of a position.
@@ -449,8 +462,9 @@ impl ChunkIndex {
         each: &mut dyn FnMut(Hit<'s>) -> bool,
     ) -> Result<bool, Broken> {
         for place in slot.segment.find(prefix)?.iter() {
-            let entry = slot.segment.entry(place)?;
-            if entry.id == *id && !slot.is_left_out(entry.pack) && each(Hit { slot, place, entry })
+            if let Some(entry) = slot.segment.entry_of(place, id)?
+                && !slot.is_left_out(entry.pack)
+                && each(Hit { slot, place, entry })
             {
                 return Ok(true);
             }
@@ -509,7 +523,9 @@ impl ChunkIndex {
         if let Some(hit) = self.find_near(id, prefix) {
             return Some(hit.location(hit.slot.first_pack));
         }
-        for surely in [false, true] {
+        // What is in memory was checked when it came there.
+        let passes = 1 + usize::from(self.is_paged());
+        for surely in [false, true].into_iter().take(passes) {
             let mut found = None;
             let mut near = None;
             self.look_up(id, surely, &mut |hit, (first_pack, first_entry)| {
@@ -527,10 +543,13 @@ impl ChunkIndex {
 
     fn note_found(&self, place: Option<u64>) {
         if let Some(place) = place
-            && self.is_paged()
             && let Some(slot) = self.slot_of_entry(place)
             && slot.healed.get().is_none()
         {
+            self.near.found(place);
+            if slot.segment.is_whole() {
+                return;
+            }
             self.note(slot, place - slot.first_entry);
         }
     }
