@@ -149,8 +149,8 @@ fn an_index_beyond_memory_is_the_same() {
     runs.iter()
         .for_each(|run| add_to_model(&mut model, run, &|_| true));
     let index = ChunkIndex::build(runs, |_| true);
-    assert_eq!(index.slots.len(), 1, "many were merged");
-    assert!(!index.slots[0].segment.is_whole());
+    assert!(index.segments() < 6, "of 15 many were merged");
+    assert!(index.slots.iter().any(|slot| !slot.segment.is_whole()));
     compare(&index, &model, 7100);
     let entries = |pack| {
         let mut count = 0;
