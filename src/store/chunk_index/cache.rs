@@ -521,21 +521,23 @@ impl<'r> Work<'r> {
         Ok(making.finish())
     }
 
-    /// Which segments to merge: the shorter ones, up to the first that is long enough to be left alone; entries `most` at most.
+    /// Which segments to merge: the shorter ones, up to the last that is not long enough to be left alone; entries `most` at most.
     fn to_merge(&self, open: &[OpenSegment], most: u64) -> Vec<usize> {
         let kept = (0..open.len()).filter(|place| open[*place].listed.is_some());
         let mut order: Vec<usize> = kept.clone().collect();
         order.sort_by_key(|place| open[*place].segment.entries());
         let mut taken = 0;
         let mut sum = 0u64;
-        for place in &order {
+        for (shorter, place) in order.iter().enumerate() {
             let entries = open[*place].segment.entries();
-            let joins = sum + entries <= SMALL_ENTRIES || entries < RATIO * sum;
-            if taken > 0 && (!joins || sum + entries > most) {
+            if sum + entries > most {
                 break;
             }
+            // One that is too short takes all shorter ones along.
+            if sum + entries <= SMALL_ENTRIES || entries < RATIO * sum {
+                taken = shorter + 1;
+            }
             sum += entries;
-            taken += 1;
         }
         if taken > 1 {
             order.truncate(taken.min(MERGED_MAX));

@@ -13,7 +13,8 @@
 //! | index | is read | memory |
 //! |---|---|---|
 //! | up to 64 MiB of files (a million chunks), few look-ups | by pages | the pages |
-//! | the same, after 64 pages were read | once, as a whole | the files |
+//! | the same, after some hundred look-ups | once, as a whole | the files |
+//! | the same, after one look-up for each 16 chunks | | and a hash table, 5 to 10 bytes for each chunk |
 //! | larger | by pages, `pread` | 32 MiB of pages, 2 MiB of notes; filters up to 48 MiB together |
 //!
 //! Mapping the files would be faster by the cost of a system call for each page that is in the page cache (365 ns measured against 1400 to
@@ -61,6 +62,7 @@ mod rows;
 mod segment;
 #[cfg(test)]
 mod tests;
+mod warm;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -79,13 +81,8 @@ use crate::format::index::{IndexEntry, IndexRun, RunFrame, RunPack};
 
 pub use id_set::IdSet;
 
-/// Files up to this length together are taken into memory when they are used much.
-const WHOLE_BYTES: u64 = 64 << 20;
-/// Filters of larger ones, together.
+/// Filters of segments that are read by pages, and of sets of new chunks, together.
 const FILTER_BYTES: u64 = 48 << 20;
-/// Look-ups by pages before anything is taken into memory, and pages for each further one.
-const FEW: u64 = 64;
-const PAGES_A_LOOK_UP: u64 = 32;
 /// Entries that are sorted in memory when runs become a segment.
 const BATCH_ENTRIES: usize = if cfg!(test) { 600 } else { 1 << 20 };
 /// Bytes of segments without a cache that stay in memory; what is beyond goes to unnamed files.
@@ -147,6 +144,10 @@ pub struct ChunkIndex {
     looked_up: AtomicU32,
     /// Look-ups by pages before something is taken into memory.
     few: u32,
+    /// Look-ups before positions are put into a hash table.
+    enough: u32,
+    /// Positions of all entries by their prefixes, of an index that is in memory and used much.
+    positions: OnceLock<hashbrown::HashTable<u32>>,
     relied: Mutex<HashSet<ObjectHash>>,
     refused: Mutex<HashSet<ObjectHash>>,
     tables: Mutex<HashMap<u32, Arc<RunPack>>>,
@@ -212,8 +213,7 @@ impl ChunkIndex {
         for (segment, wanted) in segments {
             index.add_segment(segment, wanted);
         }
-        let pages = index.bytes().min(WHOLE_BYTES) / wide(pages::PAGE);
-        index.few = u32::try_from(FEW + pages / PAGES_A_LOOK_UP).unwrap_or(u32::MAX);
+        index.set_limits();
         index
     }
 
@@ -242,6 +242,7 @@ impl ChunkIndex {
         for slot in Self::try_build(runs, usable)?.slots {
             self.add_segment(slot.segment, slot.wanted);
         }
+        self.set_limits();
         Ok(())
     }
 
@@ -364,35 +365,6 @@ impl ChunkIndex {
 
     fn bytes(&self) -> u64 {
         self.slots.iter().map(|slot| slot.segment.bytes()).sum()
-    }
-
-    /// Takes files into memory once it pays.
-    fn warm(&self) {
-        if self.looked_up.load(Ordering::Relaxed) > self.few
-            // Only the thread that counts to the limit does it.
-            || self.looked_up.fetch_add(1, Ordering::Relaxed) != self.few
-        {
-            return;
-        }
-        if self.bytes() <= WHOLE_BYTES {
-            for slot in self.slots.iter().filter(|slot| !slot.segment.is_whole()) {
-                if let Err(broken) = slot.segment.load() {
-                    self.heal(slot, &broken);
-                }
-            }
-            return;
-        }
-        if self
-            .slots
-            .iter()
-            .map(|slot| slot.segment.filter_bytes())
-            .sum::<u64>()
-            <= FILTER_BYTES
-        {
-            self.slots
-                .iter()
-                .for_each(|slot| slot.segment.load_filter());
-        }
     }
 
     /// Whether look-ups go to files, so that what is near is worth noting.
@@ -519,6 +491,9 @@ impl ChunkIndex {
 
     /// A place of the chunk.
     pub fn find(&self, id: &ChunkId) -> Option<Location> {
+        if let Some(found) = self.find_hashed(id) {
+            return found.map(|hit| hit.location(hit.slot.first_pack));
+        }
         let prefix = prefix(id.as_bytes());
         if let Some(hit) = self.find_near(id, prefix) {
             return Some(hit.location(hit.slot.first_pack));
@@ -566,6 +541,11 @@ impl ChunkIndex {
 
     /// Whether the chunk is there, in a pack that is not refused; if so, remembers that the caller relies on it.
     pub fn rely_on(&self, id: &ChunkId) -> bool {
+        match self.find_hashed(id) {
+            Some(None) => return false,
+            Some(Some(hit)) if self.rely_on_hit(&hit) => return true,
+            _ => {}
+        }
         let prefix = prefix(id.as_bytes());
         if let Some(hit) = self.find_near(id, prefix)
             && self.rely_on_hit(&hit)

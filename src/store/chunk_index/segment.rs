@@ -492,6 +492,12 @@ impl Segment {
         Ok(places)
     }
 
+    /// The bytes of an entry, where all is in memory.
+    pub(super) fn entry_bytes(&self, place: u64) -> Option<&[u8]> {
+        let start = at(1 + place / PAGE_ENTRIES) * PAGE + at(place % PAGE_ENTRIES) * ENTRY;
+        self.pages.whole()?.get(start..start + ENTRY)
+    }
+
     /// The entry at a position, if it is of this chunk.
     pub(super) fn entry_of(&self, place: u64, id: &ChunkId) -> Result<Option<IndexEntry>, Broken> {
         if place >= self.head.entries {
