@@ -84,7 +84,7 @@ pub use id_set::IdSet;
 /// Filters of segments that are read by pages, and of sets of new chunks, together.
 const FILTER_BYTES: u64 = 48 << 20;
 /// Entries that are sorted in memory when runs become a segment.
-const BATCH_ENTRIES: usize = if cfg!(test) { 600 } else { 1 << 20 };
+const BATCH_ENTRIES: usize = if cfg!(test) { 600 } else { 1 << 19 };
 /// Bytes of segments without a cache that stay in memory; what is beyond goes to unnamed files.
 const MEMORY_BYTES: u64 = if cfg!(test) { 200 << 10 } else { 96 << 20 };
 /// Packs whose tables are kept.
