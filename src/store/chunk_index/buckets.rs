@@ -268,6 +268,16 @@ impl Table {
         Ok(())
     }
 
+    /// Lets the processor fetch where the prefix is likely to stand while the filter is looked at.
+    fn touch(&self, whole: &[u8], wanted: u64) {
+        let homes = self.shape.homes;
+        let page = at(self.shape.first + part(wanted, homes)) * PAGE;
+        let fill = self.shape.entries / homes;
+        let slot = at(part(rest(wanted, homes), fill));
+        std::hint::black_box(whole.get(page).copied());
+        std::hint::black_box(whole.get(page + HEAD + slot * self.shape.width).copied());
+    }
+
     /// Whether the prefix may be there. A part of the filter that can't be read hides nothing.
     pub(super) fn may_have(&self, pages: &Pages, wanted: u64) -> bool {
         let number = part(wanted, self.shape.blocks);
@@ -278,6 +288,7 @@ impl Table {
         }
         let place = self.shape.filter * wide(PAGE) + wide(start);
         if let Some(whole) = pages.whole() {
+            self.touch(whole, wanted);
             let start = at(place);
             return whole.get(start..start + BLOCK).is_none_or(has);
         }

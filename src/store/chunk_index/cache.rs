@@ -25,7 +25,8 @@
 //!    (`the_cache_says_what_the_runs_say`, `a_damaged_file_is_noticed_and_made_anew`, `a_cache_that_vanishes_is_made_again`).
 //! 2. Only runs that no segment has are loaded (`only_what_is_lacking_is_loaded`).
 //! 3. Any number of processes use and extend it at once: who changes the list holds a lock (`flock`) and reads it again under it; who finds a
-//!    file gone reads the list again (`writers_share_a_cache`).
+//!    file gone reads the list again. Nobody waits for the lock who lacks a few runs only: those are loaded for that command alone
+//!    (`writers_share_a_cache`).
 //!
 //! Failure: what is left of a process that died is a file that no list names; the next one that changes the list removes it. Nothing
 //! is synced: what a loss of power leaves is noticed by its checksums. A folder that can't be written costs its advantage and a warning.
@@ -33,7 +34,7 @@
 //! The files hold ids, lengths and names of packs, which are sealed in the repository: the folder is its owner's alone (mode 0700).
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -56,12 +57,18 @@ const RATIO: u64 = 4;
 const READER_ENTRIES: u64 = 1 << 18;
 /// Segments that are merged at once.
 const MERGED_MAX: usize = 200;
-/// Runs that are loaded at once.
+/// Segments that are merged when so many were made at once.
+const GATHERED: usize = if cfg!(test) { 4 } else { 64 };
+/// Runs that are loaded at once while they are short; they are up to 12 MB of entries.
 const LOADED: usize = 8;
+const LOADED_LONG: usize = 2;
+const LONG_ENTRIES: usize = 1 << 15;
 /// Segments without a folder that are not merged.
 pub(super) const UNNAMED_MAX: usize = 8;
 /// The repository that segments without a folder say that they are of.
 pub(super) const NOBODY: RepositoryId = RepositoryId([0; 16]);
+/// Runs for which a command does not wait until another process has brought the cache up to date.
+const FEW_RUNS: usize = 16;
 /// How often a list is read again because a file that it names is gone.
 const TRIES: u32 = 3;
 
@@ -78,6 +85,16 @@ struct Listed {
 pub(super) struct OpenSegment {
     listed: Option<Listed>,
     pub(super) segment: Arc<Segment>,
+}
+
+/// Who may change the list.
+enum Lock {
+    /// This process, until the file is closed.
+    Held(#[expect(dead_code, reason = "it is held, not read")] File),
+    /// Another one.
+    Busy,
+    /// Nobody can be kept from it.
+    Impossible,
 }
 
 /// The folder of one repository.
@@ -178,11 +195,17 @@ impl Folder {
         Ok(())
     }
 
-    /// Waits for the lock. Where files can't be locked it goes on without: then the work of one of two processes is lost at worst.
-    fn lock(&self) -> Option<File> {
-        let file = File::create(self.path.join("lock")).ok()?;
-        file.lock().ok()?;
-        Some(file)
+    /// Takes the lock. Where files can't be locked it goes on without: then the work of one of two processes is lost at worst.
+    fn lock(&self, waits: bool) -> Lock {
+        let Ok(file) = File::create(self.path.join("lock")) else {
+            return Lock::Impossible;
+        };
+        match file.try_lock() {
+            Ok(()) => Lock::Held(file),
+            Err(TryLockError::WouldBlock) if !waits => Lock::Busy,
+            Err(TryLockError::WouldBlock) if file.lock().is_ok() => Lock::Held(file),
+            Err(_) => Lock::Impossible,
+        }
     }
 
     fn open_segment(&self, listed: &Listed) -> Option<OpenSegment> {
@@ -416,9 +439,17 @@ impl<'r> Work<'r> {
                 break;
             }
         }
-        let lock = folder.lock();
+        // Few runs are sooner loaded for this command alone than another process is done with a long merge.
+        let mut open = self.useful(folder.open_listed(&folder.read_list()));
+        let lock = folder.lock(!self.all && self.lacking(&open).len() > FEW_RUNS);
+        if matches!(lock, Lock::Busy) {
+            if !self.all {
+                open.extend(self.load(&self.lacking(&open), None, damaged)?);
+            }
+            return Ok(by_length(open));
+        }
         let list = folder.read_list();
-        let mut open = self.useful(folder.open_listed(&list));
+        open = self.useful(folder.open_listed(&list));
         // A segment that a merge finds damaged is given up, and its runs are loaded again.
         for _ in 0..TRIES {
             let new = self.load(&self.lacking(&open), Some(&folder), damaged)?;
@@ -431,7 +462,7 @@ impl<'r> Work<'r> {
         let listed: Vec<Listed> = open.iter().filter_map(|o| o.listed.clone()).collect();
         if listed != list {
             match folder.write_list(&listed) {
-                Ok(()) if lock.is_some() => folder.remove_others(&listed),
+                Ok(()) if matches!(lock, Lock::Held(_)) => folder.remove_others(&listed),
                 Ok(()) => {}
                 Err(e) => tracing::warn!("{} can't be written: {e}", folder.path.display()),
             }
@@ -452,15 +483,24 @@ impl<'r> Work<'r> {
             ..Making::default()
         };
         let mut batch = Batch::default();
-        for group in runs.chunks(LOADED) {
+        let (mut rest, mut at_once) = (runs, LOADED_LONG);
+        while !rest.is_empty() {
+            let (group, after) = rest.split_at(at_once.min(rest.len()));
+            rest = after;
             let load = |run: &ObjectHash| self.repository.load_run(run);
             let loaded: Vec<Result<IndexRun, StoreError>> = match group {
                 [run] => vec![load(run)],
                 group => group.par_iter().map(load).collect(),
             };
+            at_once = LOADED;
             for (name, run) in group.iter().zip(loaded) {
                 match run {
-                    Ok(run) => batch.add(*name, run, |_| true),
+                    Ok(run) => {
+                        if run.entries.len() > LONG_ENTRIES {
+                            at_once = LOADED_LONG;
+                        }
+                        batch.add(*name, run, |_| true);
+                    }
                     Err(StoreError::Backend(e)) if e.kind == BackendErrorKind::NotFound => {
                         damaged(StoreError::damaged(
                             ObjectName::hashed(ObjectKind::Index, name.0),
@@ -481,21 +521,23 @@ impl<'r> Work<'r> {
         Ok(making.finish())
     }
 
-    /// Which segments to merge: the shorter ones, up to the first that is long enough to be left alone; entries `most` at most.
+    /// Which segments to merge: the shorter ones, up to the last that is not long enough to be left alone; entries `most` at most.
     fn to_merge(&self, open: &[OpenSegment], most: u64) -> Vec<usize> {
         let kept = (0..open.len()).filter(|place| open[*place].listed.is_some());
         let mut order: Vec<usize> = kept.clone().collect();
         order.sort_by_key(|place| open[*place].segment.entries());
         let mut taken = 0;
         let mut sum = 0u64;
-        for place in &order {
+        for (shorter, place) in order.iter().enumerate() {
             let entries = open[*place].segment.entries();
-            let joins = sum + entries <= SMALL_ENTRIES || entries < RATIO * sum;
-            if taken > 0 && (!joins || sum + entries > most) {
+            if sum + entries > most {
                 break;
             }
+            // One that is too short takes all shorter ones along.
+            if sum + entries <= SMALL_ENTRIES || entries < RATIO * sum {
+                taken = shorter + 1;
+            }
             sum += entries;
-            taken += 1;
         }
         if taken > 1 {
             order.truncate(taken.min(MERGED_MAX));
@@ -574,24 +616,22 @@ pub(super) struct Making<'f> {
 }
 
 impl Making<'_> {
-    pub(super) fn add(&mut self, batch: Batch) {
-        let id = self.folder.map_or(NOBODY, |folder| folder.repository);
-        let mut bytes = Vec::new();
-        let runs = batch
-            .write(&mut bytes, id)
-            .expect("memory takes every byte");
+    pub(super) fn add(&mut self, mut batch: Batch) {
+        if self.made.len() >= GATHERED {
+            self.gather();
+        }
         if let Some(folder) = self.folder {
-            let written = folder.create(|file| {
-                file.write_all(&bytes)?;
-                Ok::<_, io::Error>(runs.clone())
-            });
-            match written {
+            match folder.create(|file| batch.write(file, folder.repository)) {
                 Ok(open) => return self.made.push(open),
                 Err(e) => tracing::warn!("{} can't be written: {e}", folder.path.display()),
             }
         }
-        let left = self.memory.checked_sub(wide(bytes.len()));
-        let segment = match left {
+        let mut bytes = Vec::with_capacity(batch.bytes());
+        let runs = batch
+            .write(&mut bytes, NOBODY)
+            .expect("memory takes every byte");
+        drop(batch);
+        let segment = match self.memory.checked_sub(wide(bytes.len())) {
             Some(left) => {
                 self.memory = left;
                 Segment::of_memory(bytes, runs)
@@ -604,16 +644,36 @@ impl Making<'_> {
         });
     }
 
-    pub(super) fn finish(self) -> Vec<OpenSegment> {
-        if self.folder.is_none() && self.made.len() > UNNAMED_MAX {
-            let segments: Vec<Arc<Segment>> = self.made.iter().map(|o| o.segment.clone()).collect();
-            if let Ok(merged) = merged_unnamed(&segments, &self.pages) {
-                let segment = Arc::new(merged);
-                return vec![OpenSegment {
-                    listed: None,
-                    segment,
-                }];
+    /// Makes one segment of all, so that few files are open. What can't be merged stays as it is.
+    fn gather(&mut self) {
+        let segments: Vec<Arc<Segment>> = self.made.iter().map(|o| o.segment.clone()).collect();
+        let merged = match self.folder {
+            None => merged_unnamed(&segments, &self.pages).map(|merged| OpenSegment {
+                listed: None,
+                segment: Arc::new(merged),
+            }),
+            Some(folder) => {
+                let inputs: Vec<&Segment> = segments.iter().map(|segment| &**segment).collect();
+                folder.create(|file| merge(&inputs, &|_| true, folder.repository, file))
             }
+        };
+        match merged {
+            Ok(merged) => {
+                // No list names them yet.
+                for path in segments.iter().filter_map(|segment| segment.path.as_ref()) {
+                    if let Err(e) = fs::remove_file(path) {
+                        tracing::debug!("{} can't be removed: {e}", path.display());
+                    }
+                }
+                self.made = vec![merged];
+            }
+            Err(e) => tracing::warn!("segments of the index are not merged: {e:?}"),
+        }
+    }
+
+    pub(super) fn finish(mut self) -> Vec<OpenSegment> {
+        if self.folder.is_none() && self.made.len() > UNNAMED_MAX {
+            self.gather();
         }
         self.made
     }

@@ -13,7 +13,8 @@
 //! | index | is read | memory |
 //! |---|---|---|
 //! | up to 64 MiB of files (a million chunks), few look-ups | by pages | the pages |
-//! | the same, after 64 pages were read | once, as a whole | the files |
+//! | the same, after some hundred look-ups | once, as a whole | the files |
+//! | the same, after one look-up for each 16 chunks | | and a hash table, 5 to 10 bytes for each chunk |
 //! | larger | by pages, `pread` | 32 MiB of pages, 2 MiB of notes; filters up to 48 MiB together |
 //!
 //! Mapping the files would be faster by the cost of a system call for each page that is in the page cache (365 ns measured against 1400 to
@@ -61,6 +62,7 @@ mod rows;
 mod segment;
 #[cfg(test)]
 mod tests;
+mod warm;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -79,15 +81,10 @@ use crate::format::index::{IndexEntry, IndexRun, RunFrame, RunPack};
 
 pub use id_set::IdSet;
 
-/// Files up to this length together are taken into memory when they are used much.
-const WHOLE_BYTES: u64 = 64 << 20;
-/// Filters of larger ones, together.
+/// Filters of segments that are read by pages, and of sets of new chunks, together.
 const FILTER_BYTES: u64 = 48 << 20;
-/// Look-ups by pages before anything is taken into memory, and pages for each further one.
-const FEW: u64 = 64;
-const PAGES_A_LOOK_UP: u64 = 32;
 /// Entries that are sorted in memory when runs become a segment.
-const BATCH_ENTRIES: usize = if cfg!(test) { 600 } else { 1 << 20 };
+const BATCH_ENTRIES: usize = if cfg!(test) { 600 } else { 1 << 19 };
 /// Bytes of segments without a cache that stay in memory; what is beyond goes to unnamed files.
 const MEMORY_BYTES: u64 = if cfg!(test) { 200 << 10 } else { 96 << 20 };
 /// Packs whose tables are kept.
@@ -147,6 +144,10 @@ pub struct ChunkIndex {
     looked_up: AtomicU32,
     /// Look-ups by pages before something is taken into memory.
     few: u32,
+    /// Look-ups before positions are put into a hash table.
+    enough: u32,
+    /// Positions of all entries by their prefixes, of an index that is in memory and used much.
+    positions: OnceLock<hashbrown::HashTable<u32>>,
     relied: Mutex<HashSet<ObjectHash>>,
     refused: Mutex<HashSet<ObjectHash>>,
     tables: Mutex<HashMap<u32, Arc<RunPack>>>,
@@ -212,8 +213,7 @@ impl ChunkIndex {
         for (segment, wanted) in segments {
             index.add_segment(segment, wanted);
         }
-        let pages = index.bytes().min(WHOLE_BYTES) / wide(pages::PAGE);
-        index.few = u32::try_from(FEW + pages / PAGES_A_LOOK_UP).unwrap_or(u32::MAX);
+        index.set_limits();
         index
     }
 
@@ -242,6 +242,7 @@ impl ChunkIndex {
         for slot in Self::try_build(runs, usable)?.slots {
             self.add_segment(slot.segment, slot.wanted);
         }
+        self.set_limits();
         Ok(())
     }
 
@@ -366,35 +367,6 @@ impl ChunkIndex {
         self.slots.iter().map(|slot| slot.segment.bytes()).sum()
     }
 
-    /// Takes files into memory once it pays.
-    fn warm(&self) {
-        if self.looked_up.load(Ordering::Relaxed) > self.few
-            // Only the thread that counts to the limit does it.
-            || self.looked_up.fetch_add(1, Ordering::Relaxed) != self.few
-        {
-            return;
-        }
-        if self.bytes() <= WHOLE_BYTES {
-            for slot in self.slots.iter().filter(|slot| !slot.segment.is_whole()) {
-                if let Err(broken) = slot.segment.load() {
-                    self.heal(slot, &broken);
-                }
-            }
-            return;
-        }
-        if self
-            .slots
-            .iter()
-            .map(|slot| slot.segment.filter_bytes())
-            .sum::<u64>()
-            <= FILTER_BYTES
-        {
-            self.slots
-                .iter()
-                .for_each(|slot| slot.segment.load_filter());
-        }
-    }
-
     /// Whether look-ups go to files, so that what is near is worth noting.
     fn is_paged(&self) -> bool {
         self.slots.iter().any(|slot| !slot.segment.is_whole())
@@ -407,29 +379,42 @@ impl ChunkIndex {
         (place - slot.first_entry < slot.segment.entries()).then_some(slot)
     }
 
-    /// What was noted of a chunk.
+    /// The chunk, if it stands behind this thread's last find, or was noted.
     fn find_near(&self, id: &ChunkId, prefix: u64) -> Option<Hit<'_>> {
-        let global = self.near.find(prefix)?;
-        let slot = self.slot_of_entry(global)?;
-        if slot.healed.get().is_some() {
-            return None;
-        }
-        let place = global - slot.first_entry;
-        let entry = match slot.segment.entry(place) {
-            Ok(entry) => entry,
-            Err(broken) => {
-                self.heal(slot, &broken);
-                return None;
-            }
+        let next = self.near.next().and_then(|place| self.entry_at(place, id));
+        let hit = match next {
+            Some(hit) => hit,
+            None => self.entry_at(self.near.find(prefix)?, id)?,
         };
-        let next = (place / segment::PAGE_ENTRIES + 1) * segment::PAGE_ENTRIES;
-        if entry.id == *id
+        let slot = hit.slot;
+        self.near.found(slot.first_entry + hit.place);
+        let next = (hit.place / segment::PAGE_ENTRIES + 1) * segment::PAGE_ENTRIES;
+        if !slot.segment.is_whole()
             && next < slot.segment.entries()
-            && self.near.is_due(place, slot.first_entry + next)
+            && self.near.is_due(hit.place, slot.first_entry + next)
         {
             self.note(slot, next);
         }
-        (entry.id == *id && !slot.is_left_out(entry.pack)).then_some(Hit { slot, place, entry })
+        Some(hit)
+    }
+
+    /// The entry at a position, if it is this chunk's and not left out.
+    fn entry_at(&self, place: u64, id: &ChunkId) -> Option<Hit<'_>> {
+        let slot = self.slot_of_entry(place)?;
+        if slot.healed.get().is_some() {
+            return None;
+        }
+        let place = place - slot.first_entry;
+        match slot.segment.entry_of(place, id) {
+            Ok(entry) => {
+                let entry = entry?;
+                (!slot.is_left_out(entry.pack)).then_some(Hit { slot, place, entry })
+            }
+            Err(broken) => {
+                self.heal(slot, &broken);
+                None
+            }
+        }
     }
 
     /// Notes what stands in the page of a position.
@@ -449,8 +434,9 @@ impl ChunkIndex {
         each: &mut dyn FnMut(Hit<'s>) -> bool,
     ) -> Result<bool, Broken> {
         for place in slot.segment.find(prefix)?.iter() {
-            let entry = slot.segment.entry(place)?;
-            if entry.id == *id && !slot.is_left_out(entry.pack) && each(Hit { slot, place, entry })
+            if let Some(entry) = slot.segment.entry_of(place, id)?
+                && !slot.is_left_out(entry.pack)
+                && each(Hit { slot, place, entry })
             {
                 return Ok(true);
             }
@@ -505,11 +491,16 @@ impl ChunkIndex {
 
     /// A place of the chunk.
     pub fn find(&self, id: &ChunkId) -> Option<Location> {
+        if let Some(found) = self.find_hashed(id) {
+            return found.map(|hit| hit.location(hit.slot.first_pack));
+        }
         let prefix = prefix(id.as_bytes());
         if let Some(hit) = self.find_near(id, prefix) {
             return Some(hit.location(hit.slot.first_pack));
         }
-        for surely in [false, true] {
+        // What is in memory was checked when it came there.
+        let passes = 1 + usize::from(self.is_paged());
+        for surely in [false, true].into_iter().take(passes) {
             let mut found = None;
             let mut near = None;
             self.look_up(id, surely, &mut |hit, (first_pack, first_entry)| {
@@ -527,10 +518,13 @@ impl ChunkIndex {
 
     fn note_found(&self, place: Option<u64>) {
         if let Some(place) = place
-            && self.is_paged()
             && let Some(slot) = self.slot_of_entry(place)
             && slot.healed.get().is_none()
         {
+            self.near.found(place);
+            if slot.segment.is_whole() {
+                return;
+            }
             self.note(slot, place - slot.first_entry);
         }
     }
@@ -547,6 +541,11 @@ impl ChunkIndex {
 
     /// Whether the chunk is there, in a pack that is not refused; if so, remembers that the caller relies on it.
     pub fn rely_on(&self, id: &ChunkId) -> bool {
+        match self.find_hashed(id) {
+            Some(None) => return false,
+            Some(Some(hit)) if self.rely_on_hit(&hit) => return true,
+            _ => {}
+        }
         let prefix = prefix(id.as_bytes());
         if let Some(hit) = self.find_near(id, prefix)
             && self.rely_on_hit(&hit)

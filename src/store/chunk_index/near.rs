@@ -5,8 +5,11 @@
 //! memory already; in the last quarter of a page the next one is noted. A note may be stale or of another id: it is compared
 //! with the entry itself before it counts, so there is nothing to lock and nothing to take out.
 //!
+//! Before the notes each thread asks for what stands right behind its last find: a stream that did not change needs nothing else.
+//!
 //! Memory: 2 MiB, once an index is used that is too large to be in memory as a whole.
 
+use std::cell::Cell;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,8 +21,15 @@ const PLACE_BITS: u32 = 40;
 /// Pages that were noted ahead and need not be so again.
 const AHEAD: usize = 32;
 
-#[derive(Debug, Default)]
+thread_local! {
+    /// The index that the thread's last find was in, and the position behind it.
+    static NEXT: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
+}
+
+#[derive(Debug)]
 pub(super) struct Near {
+    /// Tells this index from others.
+    number: u64,
     notes: OnceLock<Box<[AtomicU64]>>,
     ahead: [AtomicU64; AHEAD],
 }
@@ -28,7 +38,29 @@ fn slot(prefix: u64) -> usize {
     at(prefix % (1 << 18))
 }
 
+impl Default for Near {
+    fn default() -> Self {
+        static NUMBERS: AtomicU64 = AtomicU64::new(1);
+        Self {
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
+            notes: OnceLock::new(),
+            ahead: Default::default(),
+        }
+    }
+}
+
 impl Near {
+    /// The position behind the one where this thread found something last.
+    pub(super) fn next(&self) -> Option<u64> {
+        let (number, place) = NEXT.get();
+        (number == self.number).then_some(place)
+    }
+
+    /// Something was found at a position.
+    pub(super) fn found(&self, place: u64) {
+        NEXT.set((self.number, place + 1));
+    }
+
     /// The position that was noted for a prefix.
     pub(super) fn find(&self, prefix: u64) -> Option<u64> {
         let note = self.notes.get()?[slot(prefix)].load(Ordering::Relaxed);

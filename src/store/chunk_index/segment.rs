@@ -332,9 +332,14 @@ impl Batch {
         self.entries.extend(entries);
     }
 
-    /// Writes the segment and gives its runs.
+    /// Bytes of its segment, or a little less.
+    pub(super) fn bytes(&self) -> usize {
+        self.entries.len() * 65 + self.packs.len() * ROW + 4 * PAGE
+    }
+
+    /// Writes the segment and gives its runs. After an error it can be written elsewhere.
     pub(super) fn write(
-        mut self,
+        &mut self,
         out: &mut dyn Out,
         repository: RepositoryId,
     ) -> std::io::Result<Vec<ObjectHash>> {
@@ -355,7 +360,6 @@ impl Batch {
             .zip(0u32..)
             .map(|(entry, place)| (prefix(entry.id.as_bytes()), place))
             .collect();
-        drop(std::mem::take(&mut self.entries));
         keys.par_sort_unstable();
         let mut table = writer.table();
         for (prefix, place) in keys {
@@ -369,7 +373,7 @@ impl Batch {
             first_entry += u64::from(entries);
         }
         writer.finish(packs)?;
-        Ok(self.runs)
+        Ok(self.runs.clone())
     }
 }
 
@@ -488,18 +492,27 @@ impl Segment {
         Ok(places)
     }
 
-    /// The entry at a position.
-    pub(super) fn entry(&self, place: u64) -> Result<IndexEntry, Broken> {
+    /// The bytes of an entry, where all is in memory.
+    pub(super) fn entry_bytes(&self, place: u64) -> Option<&[u8]> {
+        let start = at(1 + place / PAGE_ENTRIES) * PAGE + at(place % PAGE_ENTRIES) * ENTRY;
+        self.pages.whole()?.get(start..start + ENTRY)
+    }
+
+    /// The entry at a position, if it is of this chunk.
+    pub(super) fn entry_of(&self, place: u64, id: &ChunkId) -> Result<Option<IndexEntry>, Broken> {
         if place >= self.head.entries {
             return Err(Broken("a position is out of range".into()));
         }
         let (page, slot) = (1 + place / PAGE_ENTRIES, at(place % PAGE_ENTRIES));
-        let entry = self
-            .pages
-            .with(page, |bytes| decode_entry(&bytes[slot * ENTRY..]))?;
-        match entry.pack < self.packs() {
-            true => Ok(entry),
-            false => Err(Broken("a pack is out of range".into())),
+        let entry = self.pages.with(page, |bytes| {
+            let bytes = &bytes[slot * ENTRY..];
+            (bytes[..32] == id.as_bytes()[..]).then(|| decode_entry(bytes))
+        })?;
+        match entry {
+            Some(entry) if u64::from(entry.pack) >= self.head.packs => {
+                Err(Broken("a pack is out of range".into()))
+            }
+            entry => Ok(entry),
         }
     }
 
