@@ -187,7 +187,14 @@ fn a_copy_whose_server_goes_away_fails() {
         Ok(())
     });
     let error = result.unwrap_err().to_string();
-    assert!(error.contains("terminating connection"), "{error}");
+    // The end of the connection may be seen before the server's last words.
+    let words = [
+        "terminating connection",
+        "Broken pipe",
+        "Connection reset",
+        "closed",
+    ];
+    assert!(words.iter().any(|words| error.contains(words)), "{error}");
     assert!(session.is_closed() || session.ping().is_err());
 }
 
