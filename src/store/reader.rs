@@ -153,13 +153,13 @@ impl ChunkReader {
                     Err(e) => failure = Some(e),
                 }
             }
+            if let Some(cause) = index.failure() {
+                return Err(cause);
+            }
             if index.heals() > heals {
                 continue;
             }
             let failure = failure.unwrap_or_else(|| missing(&chunk.id));
-            if let Some(cause) = index.failure() {
-                return Err(cause);
-            }
             self.go_on_after(failure, &state)?;
         }
     }

@@ -31,12 +31,13 @@
 //! Failure: what is left of a process that died is a file that no list names; the next one that changes the list removes it. Nothing
 //! is synced: what a loss of power leaves is noticed by its checksums. A folder that can't be written costs its advantage and a warning.
 //!
-//! The files hold ids, lengths and names of packs, which are sealed in the repository: the folder is its owner's alone (mode 0700).
+//! The files hold ids, lengths and names of packs, which are sealed in the repository: the folder is its owner's alone (mode 0700). Checksums
+//! find damage, not forgery: a folder that others own or may write to is not used (`a_cache_that_others_can_write_to_is_not_used`).
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -154,15 +155,39 @@ fn decode(repository: RepositoryId, bytes: &[u8]) -> Option<Vec<Listed>> {
     rest.is_empty().then_some(list)
 }
 
+/// Refuses a folder that another user owns or may write to.
+fn check_owner(folder: &Path) -> io::Result<()> {
+    let found = fs::symlink_metadata(folder)?;
+    let own = rustix::process::geteuid().as_raw();
+    let what = match () {
+        () if !found.is_dir() => "is not a folder",
+        () if found.uid() != own => "belongs to another user",
+        () if found.mode() & 0o022 != 0 => "may be written to by others",
+        () => return Ok(()),
+    };
+    Err(io::Error::other(format!("{} {what}", folder.display())))
+}
+
+/// A file that vanishes with the process, where large ones belong: `TMPDIR`, else `/var/tmp`, because `/tmp` is memory on many systems.
+pub(super) fn scratch_file() -> io::Result<File> {
+    let named = std::env::var_os("TMPDIR").map(PathBuf::from);
+    let folder = named.unwrap_or_else(|| PathBuf::from("/var/tmp"));
+    tempfile::tempfile_in(folder).or_else(|_| tempfile::tempfile())
+}
+
 impl Folder {
-    /// The folder, made if it is not there.
+    /// The folder, made if it is not there. Whoever can write to it can make a backup believe that content is stored, so nobody else may.
     fn open(root: &Path, repository: RepositoryId) -> io::Result<Self> {
-        let path = root.join(repository.to_string()).join("index");
+        let own = root.join(repository.to_string());
+        let path = own.join("index");
         if !path.is_dir() {
             fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
                 .create(&path)?;
+        }
+        for folder in [root, &own, &path] {
+            check_owner(folder)?;
         }
         Ok(Self {
             path,
@@ -197,7 +222,13 @@ impl Folder {
 
     /// Takes the lock. Where files can't be locked it goes on without: then the work of one of two processes is lost at worst.
     fn lock(&self, waits: bool) -> Lock {
-        let Ok(file) = File::create(self.path.join("lock")) else {
+        let opened = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(self.path.join("lock"));
+        let Ok(file) = opened else {
             return Lock::Impossible;
         };
         match file.try_lock() {
@@ -317,9 +348,12 @@ fn random_name() -> u128 {
 /// A segment in a file that vanishes with the process; in memory where there is no place for one.
 pub(super) fn unnamed(bytes: Vec<u8>, runs: Vec<ObjectHash>, pages: &Arc<PageCache>) -> Segment {
     let id = NOBODY;
-    let written = tempfile::tempfile().and_then(|mut file| {
+    let written = scratch_file().and_then(|mut file| {
         file.write_all(&bytes)?;
         Ok(file)
+    });
+    let written = written.inspect_err(|e| {
+        tracing::warn!("a part of the index is kept in memory, no file can be made for it: {e}");
     });
     let opened = written
         .ok()
@@ -333,7 +367,7 @@ pub(super) fn merged_unnamed(
     pages: &Arc<PageCache>,
 ) -> Result<Segment, MergeError> {
     let id = NOBODY;
-    let mut file = tempfile::tempfile()?;
+    let mut file = scratch_file()?;
     let inputs: Vec<&Segment> = segments.iter().map(|segment| &**segment).collect();
     let runs = merge(&inputs, &|_| true, id, &mut file)?;
     Ok(Segment::open(file, id, runs, pages)?)
@@ -342,6 +376,8 @@ pub(super) fn merged_unnamed(
 /// Opens the index of a state: all runs that it names, without condemned and quarantined packs.
 ///
 /// A damaged or missing run is given to `damaged`; the index then lacks what only that run names.
+///
+/// Runs that the cache has are not read. Who needs to know which packs each run names (a prune, for what it may condemn) must load them.
 pub fn open(
     repository: &Arc<Repository>,
     state: &Arc<State>,
@@ -458,6 +494,11 @@ impl<'r> Work<'r> {
             if self.merge(&folder, &mut open, loaded) {
                 break;
             }
+        }
+        // The last merge may have given one up as well.
+        let rest = self.lacking(&open);
+        if !rest.is_empty() {
+            open.extend(self.load(&rest, None, damaged)?);
         }
         let listed: Vec<Listed> = open.iter().filter_map(|o| o.listed.clone()).collect();
         if listed != list {

@@ -146,7 +146,7 @@ impl IdSet {
     }
 
     fn write(&self, ids: &[ChunkId]) -> std::io::Result<Spilled> {
-        let mut file = tempfile::tempfile()?;
+        let mut file = super::cache::scratch_file()?;
         let mut writer = TableWriter::new(Shape::new(WIDTH, wide(ids.len()), 0), 0);
         for id in ids {
             writer.push(&mut file, id.as_bytes())?;
@@ -190,7 +190,7 @@ impl IdSet {
             }
         }
         let entries = files.iter().map(|file| file.table.shape.entries).sum();
-        let mut out = tempfile::tempfile()?;
+        let mut out = super::cache::scratch_file()?;
         let mut writer = TableWriter::new(Shape::new(WIDTH, entries, 0), 0);
         let cursors = files
             .iter()

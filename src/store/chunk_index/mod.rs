@@ -298,7 +298,7 @@ impl ChunkIndex {
         Some(StoreError::Refused(what))
     }
 
-    /// How often damage of a file was met, and read around.
+    /// How often damage of a file was met, after it was read around.
     pub fn heals(&self) -> usize {
         self.heals.load(Ordering::Relaxed)
     }
@@ -306,7 +306,6 @@ impl ChunkIndex {
     /// Notes that a segment is damaged, takes its file away, and makes it anew in memory from the runs.
     fn heal<'s>(&self, slot: &'s Slot, broken: &Broken) -> Option<&'s Healed> {
         let healed = slot.healed.get_or_init(|| {
-            self.heals.fetch_add(1, Ordering::Relaxed);
             let path = slot.segment.path.as_deref();
             let name =
                 path.map_or_else(|| "a part of the index".into(), |p| p.display().to_string());
@@ -340,6 +339,8 @@ impl ChunkIndex {
                 }
             }
         });
+        // After it was read around, also by whoever waited for that: a look-up of theirs is worth another try.
+        self.heals.fetch_add(1, Ordering::Relaxed);
         healed.as_ref()
     }
 

@@ -636,3 +636,23 @@ fn a_merge_holds_what_its_inputs_hold() {
     compare(&index, &model, 2000);
     assert_eq!(index.pack_numbers(), 20);
 }
+
+#[test]
+fn a_cache_that_others_can_write_to_is_not_used() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut world = World::new();
+    world.add(&[(0, 400)]);
+    let process = world.process(2);
+    let mode = |mode| {
+        let permissions = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(world.cache.path(), permissions).unwrap();
+    };
+    mode(0o777);
+    let (index, model) = world.open(&process);
+    compare(&index, &model, 500);
+    assert!(world.segments().is_empty());
+    mode(0o755);
+    let (index, model) = world.open(&process);
+    compare(&index, &model, 500);
+    assert_eq!(world.segments().len(), 1);
+}
