@@ -129,7 +129,8 @@ impl Default for DumpOptions {
             strip_pg_attver: false,
             accepted: Vec::new(),
             stop: StopFlag::default(),
-            // 1 GiB of the usual blocks.
+            // 1 GiB of the usual blocks. What is smaller is read as a whole, through the server's ring buffer; ranges go around it and push
+            // the rest out of its cache.
             range_blocks: 131_072,
         }
     }

@@ -1,6 +1,6 @@
 //! Which pieces a database is copied in, and the statements for one piece of a table.
 //!
-//! A big table is read in fixed ranges of blocks, so that several connections share it and the same range
+//! A table of more than one range is read in fixed ranges of blocks, so that several connections share it and the same range
 //! holds the same rows from one backup to the next. The last range is open: rows beyond the size that was
 //! seen belong to it.
 
@@ -11,7 +11,7 @@ const PG_CLASS_OID: u32 = 1259;
 /// Since when that function exists.
 const ADDRESS_SINCE: u32 = 90_500;
 
-/// What a range of large objects counts as: as much as a part of a big table.
+/// What a range of large objects counts as, because nobody knows its size beforehand.
 const LARGE_OBJECT_BYTES: u64 = 128 << 20;
 
 /// One piece of work for one connection.
