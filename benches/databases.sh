@@ -6,7 +6,7 @@
 #
 # CONNINFO names a database on a server that does nothing else; TARGET-CONNINFO the same database name on another server, where it is made and dropped.
 # CHANGE-COMMAND makes the second day. RUNS (default 1): how often the cases of the first and the unchanged backup are run, in turn. FULL_BACKUP: a command
-# that makes a full backup with pgBackRest; left out if it is not given. Needs restic, /usr/bin/time and PostgreSQL's programs. WORK as in compare.sh.
+# that makes a full backup with pgBackRest; left out if it is not given. Needs restic, /usr/bin/time and PostgreSQL's programs. WORK as in peers.sh.
 # The CPU seconds are those of the client; the server's are not in them.
 set -euo pipefail
 

@@ -20,7 +20,8 @@ use crate::format::index::RunFrame;
 use crate::format::node::{ChunkRef, Content, NodeKind};
 use crate::format::pack::Class;
 use crate::sort::Sorter;
-use crate::store::Repository;
+use crate::store::chunk_index::ChunkIndex;
+use crate::store::{Repository, StoreError};
 use crate::store::reader::ChunkReader;
 use crate::store::tree::Chunks;
 
@@ -172,34 +173,55 @@ fn repository_stats(archive: &Archive) -> Result<RepositoryStats> {
         stats.restore_bytes += snapshot.record.subtree.bytes;
     }
     let index = archive.index();
-    let mut totals = Totals::default();
-    // Which chunks are stored more than once: each is counted where it is found first.
-    let mut twice = HashSet::new();
-    let (mut raw, mut sealed) = (0u64, 0u64);
-    for number in index.packs()? {
-        let pack = index.pack(number)?;
-        stats.packs += 1;
-        for frame in &pack.frames {
-            stats.frames += 1;
-            raw += u64::from(frame.raw_len);
-            sealed += u64::from(frame.sealed_len);
-        }
-        index.each_entry(number, &mut |entry| {
-            let is_again = index.find_all(&entry.id).len() > 1 && !twice.insert(entry.id);
-            match is_again {
-                true => stats.chunks_twice += 1,
-                false => totals.add(&pack.frames[entry.frame as usize], entry.len),
-            }
-        })?;
-    }
+    let stored = index.read_around(|| add_packs(index))?;
+    stats.packs = stored.packs;
+    stats.frames = stored.frames;
+    stats.chunks_twice = stored.chunks_twice;
+    let totals = stored.totals;
     stats.repository_bytes = stats.objects.iter().map(|kind| kind.bytes).sum();
     stats.chunks = totals.chunks();
     stats.unique_bytes = totals.unique_bytes();
     stats.dedup_ratio = ratio(stats.restore_bytes, totals.data_bytes());
-    stats.compression_ratio = ratio(raw, sealed);
+    stats.compression_ratio = ratio(stored.raw, stored.sealed);
     stats.total_ratio = ratio(stats.restore_bytes, stats.repository_bytes);
     stats.classes = totals.finish();
     Ok(stats)
+}
+
+/// What all packs hold.
+#[derive(Default)]
+struct Packs {
+    packs: u64,
+    frames: u64,
+    chunks_twice: u64,
+    totals: Totals,
+    raw: u64,
+    sealed: u64,
+}
+
+fn add_packs(index: &ChunkIndex) -> Result<Packs, StoreError> {
+    let mut stored = Packs::default();
+    // Which chunks are stored more than once: each is counted where it is found first.
+    let mut twice = HashSet::new();
+    for number in index.packs()? {
+        let pack = index.pack(number)?;
+        stored.packs += 1;
+        for frame in &pack.frames {
+            stored.frames += 1;
+            stored.raw += u64::from(frame.raw_len);
+            stored.sealed += u64::from(frame.sealed_len);
+        }
+        index.each_entry(number, &mut |entry| {
+            let is_again = index.find_all(&entry.id).len() > 1 && !twice.insert(entry.id);
+            match is_again {
+                true => stored.chunks_twice += 1,
+                false => stored
+                    .totals
+                    .add(&pack.frames[entry.frame as usize], entry.len),
+            }
+        })?;
+    }
+    Ok(stored)
 }
 
 fn list_objects(repository: &Repository) -> Result<Vec<ObjectTotals>> {
@@ -264,8 +286,12 @@ fn snapshot_stats(
         }
         let id = ChunkId::from_slice(&record.key).expect("an id was pushed");
         let len = record.value.first_chunk().expect("a length was pushed");
-        if let Some(location) = index.find(&id) {
-            totals.add(&index.frame(&location)?, u32::from_le_bytes(*len));
+        let frame = index.read_around(|| {
+            let place = index.find(&id);
+            place.map(|place| index.frame(&place)).transpose()
+        })?;
+        if let Some(frame) = frame {
+            totals.add(&frame, u32::from_le_bytes(*len));
         }
         last = record.key;
     }

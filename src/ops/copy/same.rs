@@ -194,9 +194,12 @@ impl Walk<'_, '_> {
         let mut unit = Vec::new();
         let (mut start, mut end) = (0, 0);
         for chunk in wanted {
-            let place = index.find(&chunk.id).ok_or_else(|| missing(&chunk.id));
-            let place = from.read(place)?;
-            unit.push((chunk, index.frame(&place)?.class));
+            let class = index.read_around(|| {
+                let place = index.find(&chunk.id).ok_or_else(|| missing(&chunk.id))?;
+                Ok(index.frame(&place)?.class)
+            });
+            let class = from.read(class)?;
+            unit.push((chunk, class));
             end += chunk.len as usize;
             if end - start >= UNIT_BYTES {
                 self.send(std::mem::take(&mut unit), buffer[start..end].to_vec())?;

@@ -121,7 +121,14 @@ impl<'r> Packs<'r> {
     fn wanted(&self) -> Result<Vec<u32>> {
         Ok(match &self.only {
             Some(only) => only.iter().copied().collect(),
-            None => self.index.packs()?,
+            // Damage of a cached file gives its packs other numbers, so it is met before they are used.
+            None => self.index.read_around(|| {
+                let packs = self.index.packs()?;
+                packs
+                    .iter()
+                    .try_for_each(|pack| self.index.pack(*pack).map(drop))?;
+                Ok(packs)
+            })?,
         })
     }
 

@@ -26,7 +26,7 @@
 //! 2. Only runs that no segment has are loaded (`only_what_is_lacking_is_loaded`).
 //! 3. Any number of processes use and extend it at once: who changes the list holds a lock (`flock`) and reads it again under it; who finds a
 //!    file gone reads the list again. Nobody waits for the lock who lacks a few runs only: those are loaded for that command alone
-//!    (`writers_share_a_cache`).
+//!    (`writers_share_a_cache`), as are all of them after ten minutes (`nobody_waits_for_ever_for_a_lock`).
 //!
 //! Failure: what is left of a process that died is a file that no list names; the next one that changes the list removes it. Nothing
 //! is synced: what a loss of power leaves is noticed by its checksums. A folder that can't be written costs its advantage and a warning.
@@ -40,6 +40,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::pages::{PageCache, check_of, u32_at, u64_at, wide};
 use super::segment::{Batch, MergeError, Segment, merge};
@@ -70,6 +72,10 @@ pub(super) const UNNAMED_MAX: usize = 8;
 pub(super) const NOBODY: RepositoryId = RepositoryId([0; 16]);
 /// Runs for which a command does not wait until another process has brought the cache up to date.
 const FEW_RUNS: usize = 16;
+/// How long a command waits for that, and after how long it says so. A hundred million chunks take about a minute.
+const WAIT_MAX: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 600 });
+const WAIT_SAID: Duration = Duration::from_secs(5);
+const WAIT_STEP: Duration = Duration::from_millis(20);
 /// How often a list is read again because a file that it names is gone.
 const TRIES: u32 = 3;
 
@@ -234,9 +240,36 @@ impl Folder {
         match file.try_lock() {
             Ok(()) => Lock::Held(file),
             Err(TryLockError::WouldBlock) if !waits => Lock::Busy,
-            Err(TryLockError::WouldBlock) if file.lock().is_ok() => Lock::Held(file),
+            Err(TryLockError::WouldBlock) => self.wait(file),
             Err(_) => Lock::Impossible,
         }
+    }
+
+    /// Waits for another process, which may be stopped and never go on.
+    fn wait(&self, file: File) -> Lock {
+        let begun = Instant::now();
+        let mut said = false;
+        while begun.elapsed() < WAIT_MAX {
+            thread::sleep(WAIT_STEP);
+            match file.try_lock() {
+                Ok(()) => return Lock::Held(file),
+                Err(TryLockError::WouldBlock) => {}
+                Err(_) => return Lock::Impossible,
+            }
+            if !said && begun.elapsed() > WAIT_SAID {
+                said = true;
+                tracing::info!(
+                    "another process brings the cache in {} up to date: waiting for it",
+                    self.path.display()
+                );
+            }
+        }
+        tracing::warn!(
+            "another process has held {} for {} minutes: going on without it",
+            self.path.join("lock").display(),
+            WAIT_MAX.as_secs() / 60
+        );
+        Lock::Busy
     }
 
     fn open_segment(&self, listed: &Listed) -> Option<OpenSegment> {

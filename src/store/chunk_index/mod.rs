@@ -303,6 +303,20 @@ impl ChunkIndex {
         self.heals.load(Ordering::Relaxed)
     }
 
+    /// Does something that fails where it meets damage of a file, again as long as the damage was read around meanwhile.
+    pub fn read_around<T>(
+        &self,
+        mut work: impl FnMut() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        loop {
+            let heals = self.heals();
+            match work() {
+                Err(_) if self.heals() > heals && self.failure().is_none() => {}
+                done => return done,
+            }
+        }
+    }
+
     /// Notes that a segment is damaged, takes its file away, and makes it anew in memory from the runs.
     fn heal<'s>(&self, slot: &'s Slot, broken: &Broken) -> Option<&'s Healed> {
         let healed = slot.healed.get_or_init(|| {

@@ -37,6 +37,8 @@ const MAGIC: [u8; 8] = *b"hfindex1";
 const ENTRY: usize = 48;
 /// Entries of a page.
 pub(super) const PAGE_ENTRIES: u64 = 85;
+/// No file is longer: a petabyte is more than 10¹³ chunks.
+const FILE_MAX: u64 = 1 << 50;
 /// Bytes of an entry of the table: prefix and position.
 const KEY: usize = 13;
 
@@ -190,6 +192,15 @@ impl Head {
             return None;
         }
         let value = |nth: usize| u64_at(page, 32 + 8 * nth);
+        // Nothing below can overflow, whatever somebody wrote there.
+        let (len, packs) = (value(7), value(1));
+        let fits = len <= FILE_MAX
+            && value(0) <= len / wide(ENTRY)
+            && packs <= u64::from(u32::MAX).min(len / wide(ROW))
+            && value(4) <= len / wide(PAGE);
+        if !fits {
+            return None;
+        }
         let mut table = Shape::new(KEY, value(0), 1 + directory_pages(value(0)));
         table.pages = value(4);
         if (table.blocks, table.homes) != (value(2), value(3)) {
@@ -198,13 +209,15 @@ impl Head {
         let head = Self {
             repository: RepositoryId(*page[16..].first_chunk()?),
             entries: value(0),
-            packs: value(1),
+            packs,
             table,
             rows: value(5),
             frames: value(6),
-            len: value(7),
+            len,
         };
-        Some((seed, head))
+        let frames = (head.rows.min(len) + packs.div_ceil(PAGE_ROWS)) * wide(PAGE);
+        let in_order = head.rows == table.end() && head.frames == frames && frames <= len;
+        in_order.then_some((seed, head))
     }
 }
 
@@ -570,9 +583,12 @@ impl Segment {
 
     /// A pack's frames.
     pub(super) fn pack(&self, row: &Row) -> Result<RunPack, Broken> {
+        let start = self.head.frames.saturating_add(row.frames_at);
+        if start.saturating_add(u64::from(row.frames_len)) > self.head.len {
+            return Err(Broken("the frames of a pack are out of range".into()));
+        }
         let mut blob = vec![0; row.frames_len as usize];
-        self.pages
-            .read(self.head.frames + row.frames_at, &mut blob)?;
+        self.pages.read(start, &mut blob)?;
         let wrong = || Broken(format!("the frames of pack {} are damaged", row.name));
         let content = blob.len().checked_sub(8).ok_or_else(wrong)?;
         if check_of(self.pages.seed, 0, &blob[..content]) != u64_at(&blob, content) {
@@ -587,7 +603,7 @@ impl Segment {
 
     /// Where a pack's entries stand.
     pub(super) fn entries_of(&self, row: &Row) -> std::ops::Range<u64> {
-        row.first_entry..row.first_entry + u64::from(row.entries)
+        row.first_entry..row.first_entry.saturating_add(u64::from(row.entries))
     }
 }
 
@@ -651,7 +667,7 @@ pub(super) fn merge(
             let keeps = numbers.get(row.run as usize).copied().flatten().is_some();
             packs.push((row.first_entry, keeps.then_some(entries)));
             if keeps {
-                entries += u64::from(row.entries);
+                entries = entries.saturating_add(u64::from(row.entries));
                 pack_count += 1;
             }
         };
@@ -675,7 +691,11 @@ pub(super) fn merge(
             let range = input.entries_of(&input.row(pack).map_err(failed)?);
             let mut place = range.start;
             while place < range.end {
-                for entry in input.page_entries(place).map_err(failed)? {
+                let page = input.page_entries(place).map_err(failed)?;
+                if page.is_empty() {
+                    return Err(failed(Broken("the entries of a pack are out of range".into())));
+                }
+                for entry in page {
                     if place == range.end {
                         break;
                     }

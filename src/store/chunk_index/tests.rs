@@ -656,3 +656,99 @@ fn a_cache_that_others_can_write_to_is_not_used() {
     compare(&index, &model, 500);
     assert_eq!(world.segments().len(), 1);
 }
+
+#[test]
+fn nobody_waits_for_ever_for_a_lock() {
+    let mut world = World::new();
+    for nth in 0..20 {
+        world.add(&[(nth * 50, 60)]);
+    }
+    let process = world.process(2);
+    drop(world.open(&process));
+    let lock = world.segments()[0].with_file_name("lock");
+    for path in world.segments() {
+        std::fs::remove_file(path).unwrap();
+    }
+    let file = std::fs::File::options().write(true).open(lock).unwrap();
+    file.lock().unwrap();
+    let (index, model) = world.open(&process);
+    compare(&index, &model, 1200);
+    assert!(world.segments().is_empty(), "the list is another's");
+}
+
+/// Who can write to the cache can write checksums too. What such a file says may be wrong, but nothing breaks.
+#[test]
+fn a_forged_file_breaks_nothing() {
+    let mut world = World::new();
+    world.add(&[(0, 300)]);
+    let process = world.process(2);
+    drop(world.open(&process));
+    let [segment] = &world.segments()[..] else {
+        panic!("one segment");
+    };
+    let good = std::fs::read(segment).unwrap();
+    let seed = u64::from_le_bytes(good[8..16].try_into().unwrap());
+    let values = [0, 1, 5000, 1 << 32, 1 << 52, u64::MAX / 4096, u64::MAX];
+    for number in 0..good.len() / pages::PAGE {
+        // The header's fields, then the first of a page, and those of pack rows.
+        let places = match number {
+            0 => (32..96).step_by(8),
+            _ => (0..72).step_by(8),
+        };
+        for (place, value) in places.flat_map(|place| values.map(|value| (place, value))) {
+            let mut forged = good.clone();
+            let page = &mut forged[number * pages::PAGE..][..pages::PAGE];
+            page[place..place + 8].copy_from_slice(&value.to_le_bytes());
+            pages::seal(seed, number as u64, page);
+            std::fs::write(segment, &forged).unwrap();
+            let state = process.read_state().unwrap();
+            let index = cache::open(&process, &state, &mut |e| panic!("{e}")).unwrap();
+            if place % 16 == 0 {
+                only_pages(&index);
+            }
+            for number in 0..40 {
+                index.find(&id(number));
+                index.rely_on(&id(number));
+            }
+            for pack in index.packs().unwrap_or_default() {
+                drop(index.pack(pack));
+                drop(index.each_entry(pack, &mut |_| {}));
+            }
+            cache::settle(&process, &state);
+            for path in world.segments() {
+                std::fs::remove_file(path).unwrap();
+            }
+            std::fs::write(segment, &good).unwrap();
+            let list = cache::list_of_a_test(&process, segment, &index_runs(&process));
+            std::fs::write(segment.with_file_name("list"), list).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_meets_damage_is_done_again() {
+    let mut world = World::new();
+    world.add(&[(0, 400), (350, 90)]);
+    let process = world.process(2);
+    let (index, _) = world.open(&process);
+    only_pages(&index);
+    let file = std::fs::File::options()
+        .write(true)
+        .open(&world.segments()[0])
+        .unwrap();
+    file.set_len(5000).unwrap();
+    let mut tries = 0;
+    let chunks = index.read_around(|| {
+        tries += 1;
+        let mut chunks = 0;
+        for pack in index.packs()? {
+            index.pack(pack)?;
+            index.each_entry(pack, &mut |_| chunks += 1)?;
+        }
+        Ok(chunks)
+    });
+    assert_eq!((chunks.unwrap(), index.heals()), (490, 1));
+    assert!((1..=2).contains(&tries), "{tries}");
+    let refused = index.read_around(|| Err::<(), _>(StoreError::Refused("no damage".into())));
+    assert!(refused.is_err());
+}
