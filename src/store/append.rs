@@ -5,7 +5,7 @@
 //! number again; else lost. So whoever creates n+1 has tested it on exactly the state that it follows.
 //!
 //! The writer's test W(n), for a snapshot ([`State::validate_snapshot`]):
-//! - a: its record, its own and adopted runs, and every pack that these name are not condemned;
+//! - a: its record, its own and adopted runs, and every pack that these name, also as a base, are not condemned;
 //! - b: no other pack that it relied on is condemned;
 //! - c: a parent whose chunks it took over without look-up is a root (else they are tested as in b).
 //!
@@ -72,7 +72,7 @@ pub struct Lost {
     pub record: bool,
     /// Own and adopted runs that are condemned, or name packs in `packs`.
     pub runs: Vec<ObjectHash>,
-    /// Own and adopted packs: their chunks must be stored again.
+    /// Own and adopted packs, and packs that their frames are compressed on: the chunks of those runs must be stored again.
     pub packs: Vec<ObjectHash>,
     /// Packs of others: chunks found there must be resolved again, and stored again where that fails.
     pub reused: Vec<ObjectHash>,

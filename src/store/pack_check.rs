@@ -6,14 +6,16 @@
 //! 1. Each byte of the object is hashed exactly once, in order, so a single flipped bit anywhere is found (`ops::verify`,
 //!    `every_flip_is_found`).
 //! 2. A frame whose bytes are good is never called damaged because of another part of its pack (`ops::verify`,
-//!    `affected_files_are_named`).
+//!    `affected_files_are_named`); but a prefix frame is when its base is, wherever that stands.
 //!
-//! Memory of a checker: one sealed frame, one decoded frame, and the pack's directory with its padding.
+//! Memory of a checker: one sealed frame, one decoded frame, and the pack's directory with its padding; the bases are those of the reader.
 //!
 //! Threads: a checker belongs to one thread.
 
+use bytes::Bytes;
+
 use super::chunk_index::{ChunkIndex, Location};
-use super::reader::{Decode, MakeDecode};
+use super::reader::{ChunkReader, Scratch};
 use super::{Repository, StoreError};
 use crate::backend::{BackendError, BackendErrorKind, ObjectKind, ObjectName};
 use crate::crypto::{ChunkIdKey, ObjectKey};
@@ -59,7 +61,9 @@ pub struct PackFindings {
 pub struct PackChecker<'r> {
     repository: &'r Repository,
     id_key: ChunkIdKey,
-    decode: Box<dyn Decode>,
+    /// Reads the bases of prefix frames, which stand in other packs.
+    reader: &'r ChunkReader,
+    scratch: Scratch,
     sealed: Vec<u8>,
     plain: Vec<u8>,
 }
@@ -88,15 +92,17 @@ struct Tail {
 }
 
 impl<'r> PackChecker<'r> {
-    /// A checker; `make_decode` makes its decoder.
-    pub fn new(repository: &'r Repository, make_decode: MakeDecode) -> Result<Self, StoreError> {
+    /// A checker of packs of the reader's repository.
+    pub fn new(reader: &'r ChunkReader) -> Result<Self, StoreError> {
+        let repository = &**reader.repository();
         let missing = |missing: crate::crypto::MissingSecret| StoreError::MissingSecret {
             what: missing.action.to_owned(),
         };
         Ok(Self {
             repository,
             id_key: repository.keyring().chunk_id_key().map_err(missing)?,
-            decode: make_decode().map_err(StoreError::Refused)?,
+            reader,
+            scratch: reader.scratch()?,
             sealed: Vec::new(),
             plain: Vec::new(),
         })
@@ -318,12 +324,34 @@ impl Reading<'_, '_> {
             }
             self.hash_up_to(start)?;
             self.load(usize::try_from(place.sealed_len).expect("32 bits fit"))?;
-            match self.open_frame(number, &place, entry, key) {
-                Ok(chunks) => self.found.chunks += chunks,
+            match self.base_of(&place)? {
+                Ok(base) => match self.open_frame(number, &place, entry, base.as_deref(), key) {
+                    Ok(chunks) => self.found.chunks += chunks,
+                    Err(what) => self.damaged_frame(number, &what),
+                },
                 Err(what) => self.damaged_frame(number, &what),
             }
         }
         Ok(())
+    }
+
+    /// The plaintext of the frame's base, or what is wrong with it.
+    #[expect(clippy::type_complexity, reason = "damage is no error here")]
+    fn base_of(&mut self, place: &RunFrame) -> Result<Result<Option<Bytes>, String>, StoreError> {
+        let Some(base) = &place.base else {
+            return Ok(Ok(None));
+        };
+        let PackChecker {
+            reader, scratch, ..
+        } = &mut *self.checker;
+        match reader.base(base, scratch) {
+            Ok(plain) => Ok(Ok(Some(plain))),
+            Err(StoreError::Backend(e)) if e.kind == BackendErrorKind::Transient => Err(e.into()),
+            Err(e @ (StoreError::Backend(_) | StoreError::Damaged { .. } | StoreError::NewerFormat { .. })) => {
+                Ok(Err(format!("its base can't be read: {e}")))
+            }
+            Err(e) => Err(e),
+        }
     }
 
     fn damaged_frame(&mut self, number: u32, what: &str) {
@@ -337,11 +365,12 @@ impl Reading<'_, '_> {
         number: u32,
         place: &RunFrame,
         entry: Option<&FrameEntry>,
+        base: Option<&[u8]>,
         key: &ObjectKey,
     ) -> Result<u64, String> {
         let PackChecker {
             id_key,
-            decode,
+            scratch,
             sealed,
             plain,
             ..
@@ -349,7 +378,7 @@ impl Reading<'_, '_> {
         let body = key.open_in_place(u64::from(number), sealed);
         let body = body.map_err(|e| e.to_string())?;
         let raw_len = usize::try_from(place.raw_len).expect("32 bits fit");
-        decode.decode(place.encoding, body, raw_len, plain)?;
+        scratch.decode(place.encoding, body, raw_len, base, plain)?;
         let Some(entry) = entry else { return Ok(0) };
         let mut rest = plain.as_slice();
         for chunk in &entry.chunks {

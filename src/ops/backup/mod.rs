@@ -14,6 +14,7 @@
 mod at_rest;
 mod components;
 mod databases;
+mod bases;
 pub(in crate::ops) mod engine;
 mod priority;
 mod reach;
