@@ -143,9 +143,9 @@
 //!
 //! *Prefix frames*, encoding 2: one zstd frame without checksum that continues the plaintext of another frame, its *base* (name of its pack, its
 //! number), as a zstd prefix. The base is raw or zstd and has no base itself; a reader refuses one that has. Frames with encoding 2, and no
-//! others, have a base. Writers use them for class 3, on frames of packs that the index names. Whoever removes packs treats a base's pack as
-//! in use while a chunk of the frame is; damage of a base is damage of both; who moves the chunks of a prefix frame to another pack encodes
-//! them anew.
+//! others, have a base. Writers use them for class 3, on frames of packs that the index names. A pack is
+//! removed only together with all packs that have frames on its frames; damage of a base is damage of both; who moves the chunks of a prefix
+//! frame to another pack encodes them anew.
 //!
 //! # Chunks
 //!

@@ -13,8 +13,8 @@
 //! Little-endian; offsets count from the first byte of the object. The chunks of a frame stand one after the other in its plaintext.
 //!
 //! A frame with encoding 2, a *prefix frame*, is one zstd frame whose window begins with the plaintext of its *base*, a frame of any pack that is
-//! raw or zstd itself. So the base's pack is needed as long as the frame is: whoever deletes packs keeps it while a chunk of the frame lives,
-//! or encodes the frame anew ([`super::index::IndexRun::named_packs`] has the packs that those of a run need, too).
+//! raw or zstd itself. So the base's pack is needed as long as the frame's is, and whoever condemns a pack condemns the packs with frames on it too, after
+//! the chunks of both that live were encoded anew in another pack ([`super::index::IndexRun::named_packs`] has the packs that those of a run need, too).
 //!
 //! Invariants: frames do not overlap the header, each other or the directory; chunks of a frame fill it exactly; prefix frames and no others
 //! have a base (`hostile_directories_are_refused`). That a base has none itself is tested by whoever reads it, as it may stand in another pack.

@@ -267,12 +267,21 @@ mod tests {
         let known = |number| (number, 10_000);
         // In their places, a little shorter.
         check(
-            &[&[(1000, 9900), known(1), (1001, 9900), (1002, 10_000), known(4)]],
+            &[&[
+                (1000, 9900),
+                known(1),
+                (1001, 9900),
+                (1002, 10_000),
+                known(4),
+            ]],
             &[Some(0), Some(2), Some(3)],
         );
         // Behind 20 chunks that are gone, and in a unit that begins with a new one.
         check(
-            &[&[known(25), (1000, 9000)], &[(1001, 9000), known(28), (1002, 9000)]],
+            &[
+                &[known(25), (1000, 9000)],
+                &[(1001, 9000), known(28), (1002, 9000)],
+            ],
             &[Some(26), Some(27), Some(29)],
         );
         // Behind many that were added.
@@ -284,7 +293,10 @@ mod tests {
         check(&[&[known(99), (1000, 10_000)]], &[None]);
         // A chunk that stands twice tells no place.
         let twice = old((0..50).chain([7]).chain(50..100));
-        assert_eq!(follow(&twice, &[&[known(0), known(7), (1000, 9000)]]), [Some(2)]);
+        assert_eq!(
+            follow(&twice, &[&[known(0), known(7), (1000, 9000)]]),
+            [Some(2)]
+        );
     }
 
     #[test]

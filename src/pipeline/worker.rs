@@ -5,7 +5,7 @@
 //! 2. Every claimed chunk reaches the store at [`Worker::flush`] at the latest (`flush_hands_over_what_is_left`).
 //!
 //! 3. A frame of tables has one base at most, and is stored alone where the base can't be read or is of little use
-//!    (`frames_are_compressed_on_what_was_there`).
+//!    (`ops::backup`, `what_changed_in_a_table_is_stored_on_what_it_was`).
 //!
 //! Memory of a worker: four frames of 1 MiB and one chunk, twice (one is reused), the window, two compressed frames, and a base with the tables
 //! that zstd makes of it.

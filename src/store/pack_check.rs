@@ -55,6 +55,8 @@ pub struct PackFindings {
     pub damaged_frames: Vec<u32>,
     /// No frame can be used.
     pub all_damaged: bool,
+    /// A frame that others of it are on is gone, as it may be when the log went on.
+    pub lacks_base: bool,
 }
 
 /// Checks packs, one after the other.
@@ -79,10 +81,20 @@ struct Reading<'c, 'r> {
     checker: &'c mut PackChecker<'r>,
     name: ObjectName,
     len: u64,
+    /// The index names it.
+    indexed: bool,
     /// Everything before this was hashed.
     at: u64,
     hasher: blake3::Hasher,
     found: PackFindings,
+}
+
+/// What a frame is on.
+enum BaseOf {
+    None,
+    Plain(Bytes),
+    Absent,
+    Bad(String),
 }
 
 /// The end of a pack, from its directory on.
@@ -120,6 +132,7 @@ impl<'r> PackChecker<'r> {
             checker: self,
             name,
             len,
+            indexed: indexed.is_some(),
             at: 0,
             hasher: blake3::Hasher::new(),
             found: PackFindings::default(),
@@ -315,6 +328,7 @@ impl Reading<'_, '_> {
         mut places: Vec<(u32, RunFrame, Option<&FrameEntry>)>,
         key: &ObjectKey,
     ) -> Result<(), StoreError> {
+        let indexed = self.indexed;
         places.sort_by_key(|(_, place, _)| place.offset);
         for (number, place, entry) in places {
             let start = u64::from(place.offset);
@@ -324,32 +338,52 @@ impl Reading<'_, '_> {
             }
             self.hash_up_to(start)?;
             self.load(usize::try_from(place.sealed_len).expect("32 bits fit"))?;
-            match self.base_of(&place)? {
-                Ok(base) => match self.open_frame(number, &place, entry, base.as_deref(), key) {
-                    Ok(chunks) => self.found.chunks += chunks,
-                    Err(what) => self.damaged_frame(number, &what),
-                },
+            let base = match self.base_of(&place)? {
+                BaseOf::Absent if indexed => {
+                    self.found.lacks_base = true;
+                    self.damaged_frame(number, "the frame that it is on is gone");
+                    continue;
+                }
+                // Of a run that lost it and did not commit: nobody needs either.
+                BaseOf::Absent => continue,
+                BaseOf::Bad(what) => {
+                    self.damaged_frame(number, &what);
+                    continue;
+                }
+                BaseOf::Plain(base) => Some(base),
+                BaseOf::None => None,
+            };
+            match self.open_frame(number, &place, entry, base.as_deref(), key) {
+                Ok(chunks) => self.found.chunks += chunks,
                 Err(what) => self.damaged_frame(number, &what),
             }
         }
         Ok(())
     }
 
-    /// The plaintext of the frame's base, or what is wrong with it.
-    #[expect(clippy::type_complexity, reason = "damage is no error here")]
-    fn base_of(&mut self, place: &RunFrame) -> Result<Result<Option<Bytes>, String>, StoreError> {
+    fn base_of(&mut self, place: &RunFrame) -> Result<BaseOf, StoreError> {
         let Some(base) = &place.base else {
-            return Ok(Ok(None));
+            return Ok(BaseOf::None);
         };
         let PackChecker {
             reader, scratch, ..
         } = &mut *self.checker;
+        if reader.index().number_of(&base.0).is_none() {
+            return Ok(BaseOf::Absent);
+        }
         match reader.base(base, scratch) {
-            Ok(plain) => Ok(Ok(Some(plain))),
-            Err(StoreError::Backend(e)) if e.kind == BackendErrorKind::Transient => Err(e.into()),
-            Err(e @ (StoreError::Backend(_) | StoreError::Damaged { .. } | StoreError::NewerFormat { .. })) => {
-                Ok(Err(format!("its base can't be read: {e}")))
+            Ok(plain) => Ok(BaseOf::Plain(plain)),
+            Err(StoreError::Backend(e)) if e.kind == BackendErrorKind::NotFound => {
+                Ok(BaseOf::Absent)
             }
+            Err(StoreError::Backend(e)) if e.kind == BackendErrorKind::Transient => Err(e.into()),
+            Err(
+                e @ (StoreError::Backend(_)
+                | StoreError::Damaged { .. }
+                | StoreError::NewerFormat { .. }),
+            ) => Ok(BaseOf::Bad(format!(
+                "the frame that it is on can't be read: {e}"
+            ))),
             Err(e) => Err(e),
         }
     }

@@ -4,8 +4,8 @@
 //! 1. No byte leaves unchecked: the frame opens under its pack's key and number, and the chunk has its id (`a_flipped_byte_is_damage`).
 //! 2. A missing object is damage only if the log, read after it, still names it; then the index at that end is used (`commit-log` rule 13).
 //! 3. Where a chunk is stored twice, a damaged copy does not hide the good one.
-//! 4. A prefix frame is read through its base, which is one level deep; damage of the base is damage of it
-//!    (`a_base_is_read_once_and_its_damage_is_told`).
+//! 4. A prefix frame is read on its base, which has none itself; damage of the base is damage of it (`ops::backup`,
+//!    `damage_of_a_base_is_damage_of_what_is_on_it`, `wrong_bases_are_refused`).
 //!
 //! Memory: the frames in the cache, [`CACHE_FRAMES`] of about 1 MiB; as many as [`CACHE_BASES`] bases; the keys of packs that were read.
 //!
@@ -34,7 +34,7 @@ use crate::format::pack::{Base, Encoding};
 pub const CACHE_FRAMES: usize = 24;
 
 /// Plaintexts of bases that are kept. Frames on the same base stand close together, on as many as are being read at once.
-pub const CACHE_BASES: usize = 16;
+pub const CACHE_BASES: usize = 8;
 
 /// Decompresses frames; `pipeline::frames` implements it, so that this module needs no codec.
 pub trait Decode: Send {
@@ -113,10 +113,14 @@ impl Scratch {
         plain: &mut Vec<u8>,
     ) -> Result<(), String> {
         let (data, raw_len) = (&self.sealed[body], place.raw_len as usize);
-        match base {
-            Some(base) => self.decode.decode_on_base(base, data, raw_len, plain),
-            None => self.decode.decode(place.encoding, data, raw_len, plain),
-        }
+        decode(
+            &mut *self.decode,
+            place.encoding,
+            data,
+            raw_len,
+            base,
+            plain,
+        )
     }
 
     /// Decodes a frame, on its base if it has one.
@@ -128,19 +132,31 @@ impl Scratch {
         base: Option<&[u8]>,
         plain: &mut Vec<u8>,
     ) -> Result<(), String> {
-        match base {
-            Some(base) => self.decode.decode_on_base(base, data, raw_len, plain),
-            None => self.decode.decode(encoding, data, raw_len, plain),
-        }
+        decode(&mut *self.decode, encoding, data, raw_len, base, plain)
+    }
+}
+
+fn decode(
+    decode: &mut dyn Decode,
+    encoding: Encoding,
+    data: &[u8],
+    raw_len: usize,
+    base: Option<&[u8]>,
+    plain: &mut Vec<u8>,
+) -> Result<(), String> {
+    match base {
+        Some(base) => decode.decode_on_base(base, data, raw_len, plain),
+        None => decode.decode(encoding, data, raw_len, plain),
     }
 }
 
 /// What is wrong with a base is wrong with the frame. An absent base is told as such: the log may have gone on.
 fn of_base(name: &ObjectName, frame: u32, error: StoreError) -> StoreError {
     match error {
-        StoreError::Damaged { .. } => {
-            StoreError::damaged(name, format!("the base of frame {frame} can't be read: {error}"))
-        }
+        StoreError::Damaged { .. } => StoreError::damaged(
+            name,
+            format!("the base of frame {frame} can't be read: {error}"),
+        ),
         other => other,
     }
 }
@@ -287,7 +303,10 @@ impl ChunkReader {
             .ok_or_else(|| StoreError::damaged("index", "a frame number is out of range"))?;
         let name = ObjectName::hashed(ObjectKind::Pack, pack.name.0);
         let base = match &place.base {
-            Some(base) => Some(self.base(base, scratch).map_err(|e| of_base(&name, frame, e))?),
+            Some(base) => Some(
+                self.base(base, scratch)
+                    .map_err(|e| of_base(&name, frame, e))?,
+            ),
             None => None,
         };
         let body = self.open_frame(pack, place, frame, scratch)?;
@@ -337,7 +356,10 @@ impl ChunkReader {
         let (pack, frame) = base;
         let name = ObjectName::hashed(ObjectKind::Pack, pack.0);
         let pack = self.index().pack_named(pack)?.ok_or_else(|| {
-            StoreError::damaged(&name, "the index does not name it, although frames of others need it")
+            StoreError::damaged(
+                &name,
+                "the index does not name it, although frames of others need it",
+            )
         })?;
         let place = pack.frames.get(*frame as usize).ok_or_else(|| {
             StoreError::damaged(&name, format!("it has no frame {frame}, which others need"))

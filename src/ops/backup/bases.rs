@@ -49,11 +49,7 @@ impl fmt::Debug for StoredBases {
 }
 
 impl StoredBases {
-    pub(super) fn new(
-        reader: Arc<ChunkReader>,
-        parents: Vec<Snapshot>,
-        logged_packs: u32,
-    ) -> Self {
+    pub(super) fn new(reader: Arc<ChunkReader>, parents: Vec<Snapshot>, logged_packs: u32) -> Self {
         Self {
             reader,
             parents,
@@ -165,15 +161,21 @@ impl Bases for StoredBases {
     }
 
     fn plain(&self, base: &Base) -> Option<Bytes> {
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let plain = spare.map_or_else(|| self.reader.scratch(), Ok).and_then(|mut scratch| {
-            let plain = self.reader.base(base, &mut scratch);
-            self.spare
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(scratch);
-            plain
-        });
+        let spare = self
+            .spare
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
+        let plain = spare
+            .map_or_else(|| self.reader.scratch(), Ok)
+            .and_then(|mut scratch| {
+                let plain = self.reader.base(base, &mut scratch);
+                self.spare
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(scratch);
+                plain
+            });
         plain
             .inspect_err(|error| self.tell("a frame of the parent's tables", error))
             .ok()

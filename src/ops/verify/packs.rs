@@ -36,7 +36,8 @@ impl Known {
     }
 
     fn is_bad(&self, index: &ChunkIndex, pack: u32, frame: u32) -> bool {
-        let is_bad = |pack, frame| self.packs.contains(&pack) || self.frames.contains(&(pack, frame));
+        let is_bad =
+            |pack, frame| self.packs.contains(&pack) || self.frames.contains(&(pack, frame));
         let base = || {
             let pack = index.pack(pack).ok()?;
             let (name, frame) = pack.frames.get(frame as usize)?.base?;
@@ -272,6 +273,12 @@ impl<'r> Packs<'r> {
             }
             Err(e) => return Err(e.into()),
         };
+        if found.lacks_base {
+            let now = repository_state(self.repository, self.state)?;
+            if now.is_condemned_pack(&table.name) {
+                return Ok(());
+            }
+        }
         self.count(&found);
         if found.all_damaged {
             self.lost(pack);

@@ -441,7 +441,10 @@ impl Run<'_> {
                     return Ok(Copied::Busy(busy));
                 }
                 lock(&self.binary).push((*position, *part));
-                (1, self.copy_part(session, table, *part, blocks, Form::Binary)?)
+                (
+                    1,
+                    self.copy_part(session, table, *part, blocks, Form::Binary)?,
+                )
             }
             copied => (0, copied?),
         };
