@@ -8,7 +8,7 @@ use super::*;
 use crate::backend::{Backend, Memory, ObjectKind, ObjectName};
 use crate::format::index::{IndexRun, RunFrame};
 use crate::format::log::GcList;
-use crate::format::node::{Content, Node, NodeKind};
+use crate::format::node::{Content, Node, NodeKind, TablePart};
 use crate::format::pack::{Base, Encoding};
 use crate::format::snapshot::{ComponentKind, ComponentState};
 use crate::ops::snapshots::{self, frame_decoder, open_reader};
@@ -70,6 +70,7 @@ fn take(repository: &Arc<Repository>, rows: &[u8]) -> Night {
         kind: NodeKind::File,
         size: item.bytes,
         content: item.content,
+        table: Some(TablePart::default()),
         ..Node::default()
     };
     engine.sink.add_node(&path(), node).unwrap();
