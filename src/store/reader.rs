@@ -357,12 +357,12 @@ impl ChunkReader {
         let name = ObjectName::hashed(ObjectKind::Pack, pack.0);
         let pack = self.index().pack_named(pack)?.ok_or_else(|| {
             StoreError::damaged(
-                &name,
+                name,
                 "the index does not name it, although frames of others need it",
             )
         })?;
         let place = pack.frames.get(*frame as usize).ok_or_else(|| {
-            StoreError::damaged(&name, format!("it has no frame {frame}, which others need"))
+            StoreError::damaged(name, format!("it has no frame {frame}, which others need"))
         })?;
         if place.base.is_some() {
             let what = format!("frame {frame}, on which others are, has a base itself");

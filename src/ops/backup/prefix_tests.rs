@@ -128,8 +128,11 @@ fn night(repository: &Arc<Repository>, rows: &[u8]) -> Night {
     night
 }
 
-/// The table's frames in these runs, with their packs.
-fn frames(runs: &[IndexRun]) -> Vec<(ObjectHash, u32, RunFrame)> {
+/// Frames with the names of their packs and their numbers.
+type Frames = Vec<(ObjectHash, u32, RunFrame)>;
+
+/// The table's frames in these runs.
+fn frames(runs: &[IndexRun]) -> Frames {
     let packs = runs.iter().flat_map(|run| &run.packs);
     let frames = packs.flat_map(|pack| {
         let numbered = (0u32..).zip(&pack.frames);
@@ -196,7 +199,7 @@ fn findings(repository: &Arc<Repository>) -> Vec<Finding> {
 fn what_changed_in_a_table_is_stored_on_what_it_was() {
     let (backend, repository) = repository();
     let days = [rows(|_| false), second(), rows(|number| number % 17 == 3)];
-    let mut taken: Vec<(ObjectHash, Vec<(ObjectHash, u32, RunFrame)>)> = Vec::new();
+    let mut taken = Vec::new();
     for day in &days {
         let night = take(&repository, day);
         taken.push((night.done(), frames(&night.runs())));
