@@ -61,7 +61,8 @@
 //!
 //! What *must* hold; where it does not, data is lost:
 //!
-//! 1. Every chunk of every live snapshot is in a pack that exists, is not condemned, and is named by the index.
+//! 1. Every chunk of every live snapshot is in a pack that exists, is not condemned, and is named by the index; and so is the pack of the frame
+//!    that the chunk's frame is compressed on, if it is on one (`format::pack`).
 //! 2. An entry of the log exists only after everything that it names is durable, and was tested on the state that it follows.
 //! 3. No object is written twice under one name, and no name repeats.
 //! 4. Only what the log condemned is deleted.

@@ -1,4 +1,5 @@
-//! Frames: decompressing anything gives exactly the expected length or an error; what was compressed comes back.
+//! Frames: decompressing anything gives exactly the expected length or an error; what was compressed comes back,
+//! alone or on a base.
 #![no_main]
 
 use std::cell::RefCell;
@@ -30,5 +31,23 @@ fuzz_target!(|data: &[u8]| {
             .decompress(encoding, &packed, rest.len(), &mut plain)
             .expect("it comes back");
         assert_eq!(plain, rest);
+        let (base, data) = rest.split_at(rest.len() / 2);
+        if codec
+            .decompress_on_base(base, data, len, &mut plain)
+            .is_ok()
+        {
+            assert_eq!(plain.len(), len);
+        }
+        let encoding = codec
+            .compress_on_base(data, base, &mut packed)
+            .expect("anything can be compressed on anything");
+        let back = match encoding {
+            Encoding::ZstdPrefix => {
+                codec.decompress_on_base(base, &packed, data.len(), &mut plain)
+            }
+            encoding => codec.decompress(encoding, &packed, data.len(), &mut plain),
+        };
+        back.expect("it comes back");
+        assert_eq!(plain, data);
     });
 });

@@ -11,10 +11,11 @@
 //!
 //! Entries ascend by id, then pack. A chunk that is stored twice has two entries.
 //!
-//! Invariants: every entry's pack and frame exist and the chunk lies inside its frame (`hostile_runs_are_refused`).
+//! Invariants: every entry's pack and frame exist and the chunk lies inside its frame; frames with encoding 2 and no others have a base
+//! (`hostile_runs_are_refused`).
 
 use super::id::{ChunkId, ObjectHash};
-use super::pack::{Class, Encoding, FRAME_COUNT_MAX, FRAME_RAW_MAX, le};
+use super::pack::{Base, Class, Encoding, FRAME_COUNT_MAX, FRAME_RAW_MAX, le};
 
 /// Entries of one block.
 const BLOCK_ENTRIES: usize = 4096;
@@ -34,8 +35,8 @@ pub struct RunFrame {
     pub class: Class,
     /// Encoding.
     pub encoding: Encoding,
-    /// Prefix frame: pack and frame number (reserved).
-    pub base: Option<(ObjectHash, u32)>,
+    /// What a prefix frame is compressed on.
+    pub base: Option<Base>,
 }
 
 /// A pack in the pack table.
@@ -79,6 +80,22 @@ pub struct IndexRun {
 pub struct IndexFormatError(pub &'static str);
 
 impl IndexRun {
+    /// The packs that its chunks need, sorted: those of its table, and those of the bases of their prefix frames. A pack of this list must
+    /// not go while a chunk that needs it lives: the test of a snapshot entry is made on it, and so must be that of a gc entry.
+    pub fn named_packs(&self) -> Vec<ObjectHash> {
+        let frames = self.packs.iter().flat_map(|pack| &pack.frames);
+        let bases = frames.filter_map(|frame| frame.base.map(|(pack, _)| pack));
+        let mut packs: Vec<ObjectHash> = self
+            .packs
+            .iter()
+            .map(|pack| pack.name)
+            .chain(bases)
+            .collect();
+        packs.sort_unstable();
+        packs.dedup();
+        packs
+    }
+
     /// The plaintext; sorts nothing, the entries must ascend.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.entries.len().saturating_mul(40));
@@ -189,6 +206,9 @@ fn decode_pack(at: &mut Cursor<'_>) -> Result<RunPack, IndexFormatError> {
             (1, 0) => Some((at.hash("base")?, at.u32("base frame")?)),
             _ => return Err(IndexFormatError("base flag")),
         };
+        if base.is_some() != (encoding == Encoding::ZstdPrefix) {
+            return Err(IndexFormatError("base"));
+        }
         if raw_len > FRAME_RAW_MAX || u64::from(offset).saturating_add(u64::from(sealed_len)) > len
         {
             return Err(IndexFormatError("frame out of range"));
@@ -359,10 +379,28 @@ mod tests {
         let mut unordered = run(3);
         unordered.entries.swap(0, 1);
         assert!(IndexRun::decode(&unordered.encode()).is_err());
+        let mut no_base = run(3);
+        no_base.packs[0].frames[1].encoding = Encoding::ZstdPrefix;
+        assert!(IndexRun::decode(&no_base.encode()).is_err());
+        let mut odd_base = run(3);
+        odd_base.packs[0].frames[1].base = Some((ObjectHash([3; 32]), 0));
+        assert!(IndexRun::decode(&odd_base.encode()).is_err());
         let bytes = run(5).encode();
         for len in 0..bytes.len() {
             assert!(IndexRun::decode(&bytes[..len]).is_err());
         }
+    }
+
+    #[test]
+    fn packs_of_bases_are_named() {
+        let mut run = run(3);
+        for (frame, base) in [(0, 3), (1, 9), (2, 3)] {
+            run.packs[0].frames[frame].encoding = Encoding::ZstdPrefix;
+            run.packs[0].frames[frame].base = Some((ObjectHash([base; 32]), 7));
+        }
+        let named = [ObjectHash([3; 32]), ObjectHash([9; 32])];
+        assert_eq!(run.named_packs(), named);
+        assert_eq!(IndexRun::decode(&run.encode()).unwrap(), run);
     }
 
     proptest! {

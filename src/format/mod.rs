@@ -132,16 +132,20 @@
 //! | part | size | number | plaintext |
 //! |---|---|---|---|
 //! | header | 186 | – | – |
-//! | frames | as the directory says | 0, 1, 2 … | zstd or raw, as the directory says |
+//! | frames | as the directory says | 0, 1, 2 … | zstd, raw or prefix, as the directory says |
 //! | directory | as the footer says | 2^32 | CBOR [`pack::PackDirectory`]: per frame offset, sealed length, raw length, class, encoding, chunks (id, length), base |
 //! | padding | to the [`padme`] length of the whole object | – | random bytes, covered by the pack's name alone |
 //! | footer | 32 | 2^32 + 1 | offset of the directory u64 ‖ its sealed length u32 ‖ number of frames u32 |
 //!
 //! Frames may stand in any order; they overlap neither each other nor anything else. The chunks of a frame stand one after the other in its
 //! plaintext and fill it exactly; a frame has at most 32 MiB of plaintext, a pack at most 2^20 frames. Encoding 0 is raw, 1 is one zstd frame
-//! without checksum. Classes: 0 tree, 1 small files, 2 file data, 3 tables; class 0 stands in packs of its own, so that listing reads no data.
+//! without checksum, 2 a prefix frame, below. Classes: 0 tree, 1 small files, 2 file data, 3 tables; class 0 stands in packs of its own, so that listing reads no data.
 //!
-//! *Reserved*: encoding 2, zstd with another frame's plaintext as prefix, named by *base* (pack, frame); that frame has no base itself.
+//! *Prefix frames*, encoding 2: one zstd frame without checksum that continues the plaintext of another frame, its *base* (name of its pack, its
+//! number), as a zstd prefix. The base is raw or zstd and has no base itself; a reader refuses one that has. Frames with encoding 2, and no
+//! others, have a base. Writers use them for class 3, on frames of packs that the index names. A pack is
+//! removed only together with all packs that have frames on its frames; damage of a base is damage of both; who moves the chunks of a prefix
+//! frame to another pack encodes them anew.
 //!
 //! # Chunks
 //!

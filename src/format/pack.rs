@@ -12,12 +12,16 @@
 //!
 //! Little-endian; offsets count from the first byte of the object. The chunks of a frame stand one after the other in its plaintext.
 //!
-//! Invariants: frames do not overlap the header, each other or the directory; chunks of a frame fill it exactly
-//! (`hostile_directories_are_refused`).
+//! A frame with encoding 2, a *prefix frame*, is one zstd frame whose window begins with the plaintext of its *base*, a frame of any pack that is
+//! raw or zstd itself. So the base's pack is needed as long as the frame's is, and whoever condemns a pack condemns the packs with frames on it too, after
+//! the chunks of both that live were encoded anew in another pack ([`super::index::IndexRun::named_packs`] has the packs that those of a run need, too).
+//!
+//! Invariants: frames do not overlap the header, each other or the directory; chunks of a frame fill it exactly; prefix frames and no others
+//! have a base (`hostile_directories_are_refused`). That a base has none itself is tested by whoever reads it, as it may stand in another pack.
 
 use minicbor::{Decode, Encode};
 
-use super::id::ChunkId;
+use super::id::{ChunkId, ObjectHash};
 
 /// Number under which the directory is sealed.
 pub const DIRECTORY_NUMBER: u64 = 1 << 32;
@@ -82,7 +86,7 @@ pub enum Encoding {
     #[n(1)]
     #[default]
     Zstd,
-    /// One zstd frame with another frame's plaintext as prefix (reserved).
+    /// One zstd frame with another frame's plaintext as prefix: a prefix frame on its base.
     #[n(2)]
     ZstdPrefix,
 }
@@ -104,6 +108,9 @@ impl Encoding {
             .copied()
     }
 }
+
+/// A frame that others are compressed on: the name of its pack and its number. It has no base itself.
+pub type Base = (ObjectHash, u32);
 
 /// One chunk of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
@@ -137,9 +144,9 @@ pub struct FrameEntry {
     /// Chunks in order.
     #[n(5)]
     pub chunks: Vec<FrameChunk>,
-    /// The frame that serves as prefix: name of its pack and its number (reserved).
+    /// The frame that serves as prefix, of a prefix frame and of no other: name of its pack and its number.
     #[n(6)]
-    pub base: Option<(super::id::ObjectHash, u32)>,
+    pub base: Option<Base>,
 }
 
 /// The directory of a pack; frame n is sealed under number n.
@@ -189,6 +196,7 @@ impl PackDirectory {
                 || frame.raw_len > FRAME_RAW_MAX
                 || frame.chunks.iter().any(|c| c.len == 0)
                 || frame.sealed_len < 16
+                || frame.base.is_some() != (frame.encoding == Encoding::ZstdPrefix)
                 || u64::from(frame.offset) < header_len
                 || end > directory_offset
             {
@@ -293,18 +301,14 @@ mod tests {
             PackDirectory::decode(&good.encode(), 186, 256).unwrap(),
             good
         );
-        let mut cases = vec![
-            good.clone(),
-            good.clone(),
-            good.clone(),
-            good.clone(),
-            good.clone(),
-        ];
+        let mut cases = vec![good.clone(); 7];
         cases[0].frames[1].offset = 200;
         cases[1].frames[0].offset = 100;
         cases[2].frames[1].sealed_len = 31;
         cases[3].frames[0].raw_len = 31;
         cases[4].frames[1].sealed_len = 3;
+        cases[5].frames[0].base = Some((ObjectHash([1; 32]), 0));
+        cases[6].frames[0].encoding = Encoding::ZstdPrefix;
         for case in cases {
             assert!(
                 PackDirectory::decode(&case.encode(), 186, 256).is_err(),
@@ -312,6 +316,13 @@ mod tests {
             );
         }
         assert!(PackDirectory::decode(&[0xff, 0x00], 186, 256).is_err());
+        let mut prefix = good;
+        prefix.frames[0].base = Some((ObjectHash([1; 32]), u32::MAX));
+        prefix.frames[0].encoding = Encoding::ZstdPrefix;
+        assert_eq!(
+            PackDirectory::decode(&prefix.encode(), 186, 256).unwrap(),
+            prefix
+        );
     }
 
     #[test]

@@ -200,6 +200,18 @@ impl Decode for FrameDecoder {
             .decompress(encoding, data, raw_len, out)
             .map_err(|e| e.to_string())
     }
+
+    fn decode_on_base(
+        &mut self,
+        base: &[u8],
+        data: &[u8],
+        raw_len: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), String> {
+        self.0
+            .decompress_on_base(base, data, raw_len, out)
+            .map_err(|e| e.to_string())
+    }
 }
 
 /// Makes the decoder that [`ChunkReader`] needs.

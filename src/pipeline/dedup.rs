@@ -10,6 +10,7 @@
 
 use std::sync::Arc;
 
+use super::previous::Bases;
 use super::worker::{ChunkStore, Claim};
 use crate::error::Result;
 use crate::format::id::ChunkId;
@@ -22,6 +23,7 @@ pub struct Dedup {
     index: Arc<ChunkIndex>,
     own: IdSet,
     packs: PackWriter,
+    bases: Option<Box<dyn Bases>>,
 }
 
 impl Dedup {
@@ -31,6 +33,16 @@ impl Dedup {
             index,
             own: IdSet::default(),
             packs,
+            bases: None,
+        }
+    }
+
+    /// Also compresses on what was there before.
+    #[must_use]
+    pub fn with_bases(self, bases: Box<dyn Bases>) -> Self {
+        Self {
+            bases: Some(bases),
+            ..self
         }
     }
 
@@ -55,6 +67,10 @@ impl ChunkStore for Dedup {
 
     fn add_frame(&self, frame: NewFrame<'_>) -> Result<()> {
         Ok(self.packs.add(frame)?)
+    }
+
+    fn bases(&self) -> Option<&dyn Bases> {
+        self.bases.as_deref()
     }
 }
 

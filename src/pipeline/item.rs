@@ -17,6 +17,8 @@ use std::time::Duration;
 
 use super::chunker::Chunker;
 use super::pool::SourceQueue;
+use super::previous::Stream;
+use super::sink::TreePath;
 use super::worker::Worker;
 use crate::error::{Error, Result};
 use crate::format::id::ContentDigest;
@@ -143,6 +145,8 @@ enum Mode<'w> {
         queue: SourceQueue,
         assembly: Arc<Assembly>,
         next_unit: u64,
+        /// Bytes of the units before.
+        sent: u64,
         /// Bytes in the buffer with which a unit can be cut off: whatever is in them, less than a largest chunk is left over.
         unit_full: usize,
     },
@@ -214,9 +218,23 @@ impl<'w> ItemWriter<'w> {
                 queue: queue.clone(),
                 assembly: Arc::default(),
                 next_unit: 0,
+                sent: 0,
                 unit_full,
             },
         }
+    }
+
+    /// Says which stream it is: what is new of it is compressed on what stood there in the parent snapshot. Before the first bytes, and of
+    /// queued streams of rows.
+    #[must_use]
+    pub fn follows(mut self, path: &TreePath) -> Self {
+        if let Mode::Queued { assembly, .. } = &mut self.mode {
+            *assembly = Arc::new(Assembly {
+                before: Some(Stream::new(path.clone())),
+                ..Assembly::default()
+            });
+        }
+        self
     }
 
     /// The next bytes.
@@ -379,6 +397,8 @@ impl<'w> ItemWriter<'w> {
 #[derive(Debug, Default)]
 struct Assembly {
     state: Mutex<AssemblyState>,
+    /// What the stream was, if it may have been there before.
+    before: Option<Stream>,
 }
 
 #[derive(Default)]
@@ -429,6 +449,7 @@ impl ItemWriter<'_> {
             queue,
             assembly,
             next_unit,
+            sent,
             unit_full,
         } = &mut self.mode
         else {
@@ -445,8 +466,9 @@ impl ItemWriter<'_> {
         self.buffer.truncate(at);
         let unit = std::mem::replace(&mut self.buffer, rest);
         self.hashed = self.buffer.len();
-        let number = *next_unit;
+        let number = (*next_unit, *sent);
         *next_unit += 1;
+        *sent += u64::try_from(unit.len()).expect("a length fits 64 bits");
         let (assembly, kind) = (assembly.clone(), self.kind);
         queue.submit(
             unit.len(),
@@ -468,12 +490,13 @@ impl ItemWriter<'_> {
             queue,
             assembly,
             next_unit,
+            sent,
             ..
         } = &self.mode
         else {
             unreachable!("queued writers only")
         };
-        let number = *next_unit;
+        let (number, sent) = (*next_unit, *sent);
         assembly
             .state
             .lock()
@@ -487,7 +510,7 @@ impl ItemWriter<'_> {
         let (assembly, kind) = (assembly.clone(), self.kind);
         queue.submit(
             unit.len(),
-            Box::new(move |worker| assembly.store(worker, kind, number, unit, &lengths)),
+            Box::new(move |worker| assembly.store(worker, kind, (number, sent), unit, &lengths)),
         )
     }
 }
@@ -497,16 +520,20 @@ impl Assembly {
         &self,
         worker: &mut Worker,
         kind: StreamKind,
-        number: u64,
+        (number, offset): (u64, u64),
         mut unit: Vec<u8>,
         lengths: &[usize],
     ) -> Result<()> {
         let class = class_of(kind, worker.parts().small_file_bytes);
         let mut refs = Vec::with_capacity(lengths.len());
         let mut rest = unit.as_slice();
+        let mut follower = self.before.as_ref().map(|before| before.follow(offset));
         for len in lengths {
             let (chunk, tail) = rest.split_at(*len);
-            refs.push(worker.put_chunk(class, chunk)?);
+            refs.push(match &mut follower {
+                Some(follower) => worker.put_chunk_of(class, chunk, follower)?,
+                None => worker.put_chunk(class, chunk)?,
+            });
             rest = tail;
         }
         worker.end_unit(class)?;

@@ -4,18 +4,25 @@
 //! 1. A chunk is claimed before it is compressed; a duplicate costs a hash and a look-up (`duplicates_are_not_framed`).
 //! 2. Every claimed chunk reaches the store at [`Worker::flush`] at the latest (`flush_hands_over_what_is_left`).
 //!
-//! Memory of a worker: four frames of 1 MiB and one chunk, twice (one is reused), the window, and one compressed frame.
+//! 3. A frame of tables has one base at most, and is stored alone where the base can't be read or is of little use
+//!    (`ops::backup`, `what_changed_in_a_table_is_stored_on_what_it_was`).
+//!
+//! Memory of a worker: four frames of 1 MiB and one chunk, twice (one is reused), the window, two compressed frames, and a base with the tables
+//! that zstd makes of it.
 
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::chunker::Chunker;
 use super::frames::{FrameBuilder, FrameCodec};
+use super::previous::{Bases, Follower};
 use crate::crypto::keys::ChunkIdKey;
 use crate::error::{Error, Result};
 use crate::format::id::ChunkId;
 use crate::format::node::ChunkRef;
-use crate::format::pack::Class;
+use crate::format::pack::{Base, Class, Encoding};
 use crate::stats::Stats;
 use crate::store::packs::NewFrame;
 
@@ -38,6 +45,11 @@ pub trait ChunkStore: fmt::Debug + Send + Sync {
 
     /// Seals a frame into an open pack.
     fn add_frame(&self, frame: NewFrame<'_>) -> Result<()>;
+
+    /// What there was before, for compressing on it; absent: every frame stands alone.
+    fn bases(&self) -> Option<&dyn Bases> {
+        None
+    }
 }
 
 /// What workers are made of.
@@ -72,6 +84,10 @@ pub struct Worker {
     codec: FrameCodec,
     frames: [FrameBuilder; 4],
     body: Vec<u8>,
+    /// What the open frame of tables is compressed on.
+    base: Option<Base>,
+    /// The plaintext of the last base.
+    base_plain: Option<(Base, Bytes)>,
 }
 
 impl Worker {
@@ -86,6 +102,8 @@ impl Worker {
             codec,
             frames,
             body: Vec::new(),
+            base: None,
+            base_plain: None,
         })
     }
 
@@ -96,6 +114,25 @@ impl Worker {
 
     /// Stores one chunk unless the repository or this run has it: identify, claim, and only if it is new, frame.
     pub fn put_chunk(&mut self, class: Class, bytes: &[u8]) -> Result<ChunkRef> {
+        self.put(class, bytes, None)
+    }
+
+    /// Stores the next chunk of a unit; if it is new, on what stood in its place before.
+    pub(super) fn put_chunk_of(
+        &mut self,
+        class: Class,
+        bytes: &[u8],
+        follower: &mut Follower<'_>,
+    ) -> Result<ChunkRef> {
+        self.put(class, bytes, Some(follower))
+    }
+
+    fn put(
+        &mut self,
+        class: Class,
+        bytes: &[u8],
+        follower: Option<&mut Follower<'_>>,
+    ) -> Result<ChunkRef> {
         let id = self.parts.id_key.id(bytes);
         let len = u32::try_from(bytes.len()).expect("chunks are far below 4 GiB");
         let stats = &self.parts.stats;
@@ -103,11 +140,23 @@ impl Worker {
         if self.parts.store.claim(&id) == Claim::New {
             stats.chunks_new.one();
             stats.bytes_new.add(u64::from(len));
+            if class == Class::Table {
+                let store = self.parts.store.clone();
+                let base = follower
+                    .zip(store.bases())
+                    .and_then(|(follower, bases)| follower.base(len, bases));
+                if base != self.base {
+                    self.close_frame(class)?;
+                    self.base = base;
+                }
+            }
             let frame = &mut self.frames[usize::from(class.number())];
             frame.push(id, bytes);
             if frame.is_full() {
                 self.close_frame(class)?;
             }
+        } else if let Some(follower) = follower {
+            follower.known(ChunkRef { id, len });
         }
         Ok(ChunkRef { id, len })
     }
@@ -134,19 +183,40 @@ impl Worker {
         let Some(mut frame) = builder.take() else {
             return Ok(());
         };
-        let encoding = self
-            .codec
-            .compress(&frame.bytes, &mut self.body)
-            .map_err(|e| Error::Message(format!("cannot compress a frame: {e}")))?;
+        let base = match class {
+            Class::Table => self.base,
+            _ => None,
+        };
+        let encoding = match base.and_then(|base| self.read_base(base)) {
+            Some(base) => self
+                .codec
+                .compress_on_base(&frame.bytes, &base, &mut self.body),
+            None => self.codec.compress(&frame.bytes, &mut self.body),
+        };
+        let encoding =
+            encoding.map_err(|e| Error::Message(format!("cannot compress a frame: {e}")))?;
         self.parts.store.add_frame(NewFrame {
             class,
             encoding,
             raw_len: u32::try_from(frame.bytes.len()).expect("frames are far below 4 GiB"),
+            base: base.filter(|_| encoding == Encoding::ZstdPrefix),
             chunks: std::mem::take(&mut frame.chunks),
             body: &mut self.body,
         })?;
         self.frames[usize::from(class.number())].recycle(frame);
         Ok(())
+    }
+
+    /// The plaintext of a base. One that can't be read is done without: what would be on it is stored alone.
+    fn read_base(&mut self, base: Base) -> Option<Bytes> {
+        if let Some((last, plain)) = &self.base_plain
+            && *last == base
+        {
+            return Some(plain.clone());
+        }
+        let plain = self.parts.store.bases()?.plain(&base)?;
+        self.base_plain = Some((base, plain.clone()));
+        Some(plain)
     }
 }
 

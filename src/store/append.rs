@@ -5,7 +5,7 @@
 //! number again; else lost. So whoever creates n+1 has tested it on exactly the state that it follows.
 //!
 //! The writer's test W(n), for a snapshot ([`State::validate_snapshot`]):
-//! - a: its record, its own and adopted runs, and every pack that these name are not condemned;
+//! - a: its record, its own and adopted runs, and every pack that these name, also as a base, are not condemned;
 //! - b: no other pack that it relied on is condemned;
 //! - c: a parent whose chunks it took over without look-up is a root (else they are tested as in b).
 //!
@@ -72,7 +72,7 @@ pub struct Lost {
     pub record: bool,
     /// Own and adopted runs that are condemned, or name packs in `packs`.
     pub runs: Vec<ObjectHash>,
-    /// Own and adopted packs: their chunks must be stored again.
+    /// Own and adopted packs, and packs that their frames are compressed on: the chunks of those runs must be stored again.
     pub packs: Vec<ObjectHash>,
     /// Packs of others: chunks found there must be resolved again, and stored again where that fails.
     pub reused: Vec<ObjectHash>,
@@ -418,6 +418,7 @@ mod tests {
     use super::*;
     use crate::backend::{Backend, Counting, Fault, Faulty, Memory};
     use crate::format::log::Quarantine;
+    use crate::format::pack::Encoding;
     use crate::format::snapshot::Record;
     use crate::store::testing::{self, store_chunks};
     use crate::store::{Commit, Session};
@@ -821,6 +822,42 @@ mod tests {
         );
         run.reused.remove(&first.pack);
         run.done();
+    }
+
+    /// A pack that own frames are compressed on is needed as own packs are: with it the run is lost, not only what was found in the pack.
+    #[test]
+    fn a_run_is_lost_with_the_bases_of_its_frames() {
+        let (_, repository) = new_repository();
+        let first = Run::new(&repository);
+        first.done();
+        let mut run = Run::new(&repository);
+        let (durable, mut pack) = testing::store_pack(&run.session, &[3]).unwrap();
+        pack.frames[0].encoding = Encoding::ZstdPrefix;
+        pack.frames[0].base = Some((first.pack, 0));
+        let on_base = testing::run_of(&[(pack, vec![3])]);
+        run.runs = run.session.write_runs(&durable, &[on_base]).unwrap();
+        repository.expire(run.session.number()).unwrap();
+        repository.forget(&[first.record.name()]).unwrap();
+        let list = GcList {
+            packs: vec![first.pack],
+            ..GcList::default()
+        };
+        condemn(&repository, &list).unwrap();
+        let lost = Lost {
+            runs: vec![run.run()],
+            packs: vec![first.pack],
+            ..Lost::default()
+        };
+        assert_eq!(run.lost(), lost);
+        // The fold refuses it too, and a dead session's run is tested in the same way.
+        let name = run.run();
+        let state = repository.read_state().unwrap();
+        let adopted = run.session.adopt_run(&name).unwrap();
+        let none = HashSet::new();
+        assert_eq!(
+            state.lost(run.session.number(), None, &adopted, &none, &[]),
+            lost
+        );
     }
 
     #[test]

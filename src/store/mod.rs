@@ -240,9 +240,9 @@ impl Repository {
         Ok(run)
     }
 
-    /// Remembers which packs a run names.
+    /// Remembers which packs a run names, those of its bases too.
     fn keep_run_packs(&self, hash: &ObjectHash, run: &IndexRun) -> Arc<[ObjectHash]> {
-        let packs: Arc<[ObjectHash]> = run.packs.iter().map(|pack| pack.name).collect();
+        let packs: Arc<[ObjectHash]> = run.named_packs().into();
         lock(&self.run_packs).insert(*hash, Arc::clone(&packs));
         packs
     }

@@ -6,14 +6,16 @@
 //! 1. Each byte of the object is hashed exactly once, in order, so a single flipped bit anywhere is found (`ops::verify`,
 //!    `every_flip_is_found`).
 //! 2. A frame whose bytes are good is never called damaged because of another part of its pack (`ops::verify`,
-//!    `affected_files_are_named`).
+//!    `affected_files_are_named`); but a prefix frame is when its base is, wherever that stands.
 //!
-//! Memory of a checker: one sealed frame, one decoded frame, and the pack's directory with its padding.
+//! Memory of a checker: one sealed frame, one decoded frame, and the pack's directory with its padding; the bases are those of the reader.
 //!
 //! Threads: a checker belongs to one thread.
 
+use bytes::Bytes;
+
 use super::chunk_index::{ChunkIndex, Location};
-use super::reader::{Decode, MakeDecode};
+use super::reader::{ChunkReader, Scratch};
 use super::{Repository, StoreError};
 use crate::backend::{BackendError, BackendErrorKind, ObjectKind, ObjectName};
 use crate::crypto::{ChunkIdKey, ObjectKey};
@@ -53,13 +55,17 @@ pub struct PackFindings {
     pub damaged_frames: Vec<u32>,
     /// No frame can be used.
     pub all_damaged: bool,
+    /// A frame that others of it are on is gone, as it may be when the log went on.
+    pub lacks_base: bool,
 }
 
 /// Checks packs, one after the other.
 pub struct PackChecker<'r> {
     repository: &'r Repository,
     id_key: ChunkIdKey,
-    decode: Box<dyn Decode>,
+    /// Reads the bases of prefix frames, which stand in other packs.
+    reader: &'r ChunkReader,
+    scratch: Scratch,
     sealed: Vec<u8>,
     plain: Vec<u8>,
 }
@@ -75,10 +81,20 @@ struct Reading<'c, 'r> {
     checker: &'c mut PackChecker<'r>,
     name: ObjectName,
     len: u64,
+    /// The index names it.
+    indexed: bool,
     /// Everything before this was hashed.
     at: u64,
     hasher: blake3::Hasher,
     found: PackFindings,
+}
+
+/// What a frame is on.
+enum BaseOf {
+    None,
+    Plain(Bytes),
+    Absent,
+    Bad(String),
 }
 
 /// The end of a pack, from its directory on.
@@ -88,15 +104,17 @@ struct Tail {
 }
 
 impl<'r> PackChecker<'r> {
-    /// A checker; `make_decode` makes its decoder.
-    pub fn new(repository: &'r Repository, make_decode: MakeDecode) -> Result<Self, StoreError> {
+    /// A checker of packs of the reader's repository.
+    pub fn new(reader: &'r ChunkReader) -> Result<Self, StoreError> {
+        let repository = &**reader.repository();
         let missing = |missing: crate::crypto::MissingSecret| StoreError::MissingSecret {
             what: missing.action.to_owned(),
         };
         Ok(Self {
             repository,
             id_key: repository.keyring().chunk_id_key().map_err(missing)?,
-            decode: make_decode().map_err(StoreError::Refused)?,
+            reader,
+            scratch: reader.scratch()?,
             sealed: Vec::new(),
             plain: Vec::new(),
         })
@@ -114,6 +132,7 @@ impl<'r> PackChecker<'r> {
             checker: self,
             name,
             len,
+            indexed: indexed.is_some(),
             at: 0,
             hasher: blake3::Hasher::new(),
             found: PackFindings::default(),
@@ -309,6 +328,7 @@ impl Reading<'_, '_> {
         mut places: Vec<(u32, RunFrame, Option<&FrameEntry>)>,
         key: &ObjectKey,
     ) -> Result<(), StoreError> {
+        let indexed = self.indexed;
         places.sort_by_key(|(_, place, _)| place.offset);
         for (number, place, entry) in places {
             let start = u64::from(place.offset);
@@ -318,12 +338,54 @@ impl Reading<'_, '_> {
             }
             self.hash_up_to(start)?;
             self.load(usize::try_from(place.sealed_len).expect("32 bits fit"))?;
-            match self.open_frame(number, &place, entry, key) {
+            let base = match self.base_of(&place)? {
+                BaseOf::Absent if indexed => {
+                    self.found.lacks_base = true;
+                    self.damaged_frame(number, "the frame that it is on is gone");
+                    continue;
+                }
+                // Of a run that lost it and did not commit: nobody needs either.
+                BaseOf::Absent => continue,
+                BaseOf::Bad(what) => {
+                    self.damaged_frame(number, &what);
+                    continue;
+                }
+                BaseOf::Plain(base) => Some(base),
+                BaseOf::None => None,
+            };
+            match self.open_frame(number, &place, entry, base.as_deref(), key) {
                 Ok(chunks) => self.found.chunks += chunks,
                 Err(what) => self.damaged_frame(number, &what),
             }
         }
         Ok(())
+    }
+
+    fn base_of(&mut self, place: &RunFrame) -> Result<BaseOf, StoreError> {
+        let Some(base) = &place.base else {
+            return Ok(BaseOf::None);
+        };
+        let PackChecker {
+            reader, scratch, ..
+        } = &mut *self.checker;
+        if reader.index().number_of(&base.0).is_none() {
+            return Ok(BaseOf::Absent);
+        }
+        match reader.base(base, scratch) {
+            Ok(plain) => Ok(BaseOf::Plain(plain)),
+            Err(StoreError::Backend(e)) if e.kind == BackendErrorKind::NotFound => {
+                Ok(BaseOf::Absent)
+            }
+            Err(StoreError::Backend(e)) if e.kind == BackendErrorKind::Transient => Err(e.into()),
+            Err(
+                e @ (StoreError::Backend(_)
+                | StoreError::Damaged { .. }
+                | StoreError::NewerFormat { .. }),
+            ) => Ok(BaseOf::Bad(format!(
+                "the frame that it is on can't be read: {e}"
+            ))),
+            Err(e) => Err(e),
+        }
     }
 
     fn damaged_frame(&mut self, number: u32, what: &str) {
@@ -337,11 +399,12 @@ impl Reading<'_, '_> {
         number: u32,
         place: &RunFrame,
         entry: Option<&FrameEntry>,
+        base: Option<&[u8]>,
         key: &ObjectKey,
     ) -> Result<u64, String> {
         let PackChecker {
             id_key,
-            decode,
+            scratch,
             sealed,
             plain,
             ..
@@ -349,7 +412,7 @@ impl Reading<'_, '_> {
         let body = key.open_in_place(u64::from(number), sealed);
         let body = body.map_err(|e| e.to_string())?;
         let raw_len = usize::try_from(place.raw_len).expect("32 bits fit");
-        decode.decode(place.encoding, body, raw_len, plain)?;
+        scratch.decode(place.encoding, body, raw_len, base, plain)?;
         let Some(entry) = entry else { return Ok(0) };
         let mut rest = plain.as_slice();
         for chunk in &entry.chunks {

@@ -29,7 +29,7 @@ use crate::format::header::SealedKind;
 use crate::format::id::ObjectHash;
 use crate::format::index::{IndexEntry, IndexRun, RUN_ENTRIES_TARGET, RunFrame, RunPack};
 use crate::format::pack::{
-    Class, DIRECTORY_NUMBER, Encoding, FOOTER_NUMBER, FOOTER_SEALED_LEN, Footer, FrameChunk,
+    Base, Class, DIRECTORY_NUMBER, Encoding, FOOTER_NUMBER, FOOTER_SEALED_LEN, Footer, FrameChunk,
     FrameEntry, PackDirectory,
 };
 use crate::format::padme::padme;
@@ -47,6 +47,8 @@ pub struct NewFrame<'a> {
     pub encoding: Encoding,
     /// Length before compression.
     pub raw_len: u32,
+    /// What a prefix frame is on.
+    pub base: Option<Base>,
     /// Its chunks in order.
     pub chunks: Vec<FrameChunk>,
     /// Encoded bytes; sealed in place.
@@ -129,7 +131,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// At most how long the entry of a frame in its directory is.
 fn directory_bytes(chunks: usize) -> u64 {
-    const FRAME: u64 = 32;
+    // Five numbers, and the name and number of a base.
+    const FRAME: u64 = 72;
     const CHUNK: u64 = 40;
     FRAME + to_u64(chunks) * CHUNK
 }
@@ -174,6 +177,7 @@ impl PackWriter {
             class,
             encoding,
             raw_len,
+            base,
             chunks,
             body,
         } = frame;
@@ -187,7 +191,7 @@ impl PackWriter {
             class,
             encoding,
             chunks,
-            base: None,
+            base,
         };
         let closed = shared.append(&pack, number, entry, body)?;
         if let Some(pack) = closed {
@@ -493,6 +497,7 @@ mod tests {
                 class: Class::ALL[number as usize % 4],
                 encoding: Encoding::Raw,
                 raw_len: 2000,
+                base: None,
                 chunks: vec![chunk],
                 body: &mut vec![5; 2000],
             })?;

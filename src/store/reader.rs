@@ -4,12 +4,16 @@
 //! 1. No byte leaves unchecked: the frame opens under its pack's key and number, and the chunk has its id (`a_flipped_byte_is_damage`).
 //! 2. A missing object is damage only if the log, read after it, still names it; then the index at that end is used (`commit-log` rule 13).
 //! 3. Where a chunk is stored twice, a damaged copy does not hide the good one.
+//! 4. A prefix frame is read on its base, which has none itself; damage of the base is damage of it (`ops::backup`,
+//!    `damage_of_a_base_is_damage_of_what_is_on_it`, `wrong_bases_are_refused`).
 //!
-//! Memory: the frames in the cache, [`CACHE_FRAMES`] of about 1 MiB; the keys of packs that were read.
+//! Memory: the frames in the cache, [`CACHE_FRAMES`] of about 1 MiB; as many as [`CACHE_BASES`] bases; the keys of packs that were read.
 //!
-//! Threads: shared by any number; locks are held for a look-up, never while the backend works.
+//! Threads: shared by any number; locks are held for a look-up, never while the backend works, but for a base's own, so that who needs it at
+//! the same time waits for it instead of reading it, too.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::Bytes;
@@ -22,18 +26,31 @@ use crate::backend::{BackendErrorKind, ByteRange, ObjectKind, ObjectName};
 use crate::crypto::{ChunkIdKey, ObjectKey};
 use crate::format::header::SealedKind;
 use crate::format::id::{ChunkId, ObjectHash};
-use crate::format::index::RunPack;
+use crate::format::index::{RunFrame, RunPack};
 use crate::format::node::ChunkRef;
+use crate::format::pack::{Base, Encoding};
 
 /// Decoded frames that are kept.
 pub const CACHE_FRAMES: usize = 24;
+
+/// Plaintexts of bases that are kept. Frames on the same base stand close together, on as many as are being read at once.
+pub const CACHE_BASES: usize = 8;
 
 /// Decompresses frames; `pipeline::frames` implements it, so that this module needs no codec.
 pub trait Decode: Send {
     /// Decodes a frame of exactly `raw_len` bytes into `out`.
     fn decode(
         &mut self,
-        encoding: crate::format::pack::Encoding,
+        encoding: Encoding,
+        data: &[u8],
+        raw_len: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), String>;
+
+    /// The same, of a prefix frame on a frame with this plaintext.
+    fn decode_on_base(
+        &mut self,
+        base: &[u8],
         data: &[u8],
         raw_len: usize,
         out: &mut Vec<u8>,
@@ -53,8 +70,12 @@ pub struct ChunkReader {
     snapshot: Option<ObjectHash>,
     keys: Mutex<HashMap<ObjectHash, ObjectKey>>,
     cache: Mutex<Cache>,
+    bases: Mutex<Cache<BaseSlot>>,
     spare: Mutex<Vec<Scratch>>,
 }
+
+/// A base that somebody reads, or has read.
+type BaseSlot = Arc<Mutex<Option<Bytes>>>;
 
 impl std::fmt::Debug for ChunkReader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -64,10 +85,10 @@ impl std::fmt::Debug for ChunkReader {
     }
 }
 
-#[derive(Default)]
-struct Cache {
-    frames: HashMap<(ObjectHash, u32), Bytes>,
+struct Cache<T = Bytes> {
+    frames: HashMap<(ObjectHash, u32), T>,
     order: VecDeque<(ObjectHash, u32)>,
+    max: usize,
 }
 
 /// Buffers of one reading thread.
@@ -79,6 +100,64 @@ pub struct Scratch {
 impl std::fmt::Debug for Scratch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Scratch").finish_non_exhaustive()
+    }
+}
+
+impl Scratch {
+    /// Decodes what stands in the buffer, opened.
+    fn decode_opened(
+        &mut self,
+        place: &RunFrame,
+        body: Range<usize>,
+        base: Option<&[u8]>,
+        plain: &mut Vec<u8>,
+    ) -> Result<(), String> {
+        let (data, raw_len) = (&self.sealed[body], place.raw_len as usize);
+        decode(
+            &mut *self.decode,
+            place.encoding,
+            data,
+            raw_len,
+            base,
+            plain,
+        )
+    }
+
+    /// Decodes a frame, on its base if it has one.
+    pub(super) fn decode(
+        &mut self,
+        encoding: Encoding,
+        data: &[u8],
+        raw_len: usize,
+        base: Option<&[u8]>,
+        plain: &mut Vec<u8>,
+    ) -> Result<(), String> {
+        decode(&mut *self.decode, encoding, data, raw_len, base, plain)
+    }
+}
+
+fn decode(
+    decode: &mut dyn Decode,
+    encoding: Encoding,
+    data: &[u8],
+    raw_len: usize,
+    base: Option<&[u8]>,
+    plain: &mut Vec<u8>,
+) -> Result<(), String> {
+    match base {
+        Some(base) => decode.decode_on_base(base, data, raw_len, plain),
+        None => decode.decode(encoding, data, raw_len, plain),
+    }
+}
+
+/// What is wrong with a base is wrong with the frame. An absent base is told as such: the log may have gone on.
+fn of_base(name: &ObjectName, frame: u32, error: StoreError) -> StoreError {
+    match error {
+        StoreError::Damaged { .. } => StoreError::damaged(
+            name,
+            format!("the base of frame {frame} can't be read: {error}"),
+        ),
+        other => other,
     }
 }
 
@@ -106,7 +185,8 @@ impl ChunkReader {
             current: RwLock::new((state, index)),
             snapshot,
             keys: Mutex::default(),
-            cache: Mutex::default(),
+            cache: Mutex::new(Cache::new(CACHE_FRAMES)),
+            bases: Mutex::new(Cache::new(CACHE_BASES)),
             spare: Mutex::default(),
         })
     }
@@ -222,6 +302,27 @@ impl ChunkReader {
             .get(frame as usize)
             .ok_or_else(|| StoreError::damaged("index", "a frame number is out of range"))?;
         let name = ObjectName::hashed(ObjectKind::Pack, pack.name.0);
+        let base = match &place.base {
+            Some(base) => Some(
+                self.base(base, scratch)
+                    .map_err(|e| of_base(&name, frame, e))?,
+            ),
+            None => None,
+        };
+        let body = self.open_frame(pack, place, frame, scratch)?;
+        let decoded = scratch.decode_opened(place, body, base.as_deref(), plain);
+        decoded.map_err(|e| StoreError::damaged(name, format!("frame {frame}: {e}")))
+    }
+
+    /// Reads and opens a frame; what it returns is the place of its encoded bytes in the buffer.
+    fn open_frame(
+        &self,
+        pack: &RunPack,
+        place: &RunFrame,
+        frame: u32,
+        scratch: &mut Scratch,
+    ) -> Result<Range<usize>, StoreError> {
+        let name = ObjectName::hashed(ObjectKind::Pack, pack.name.0);
         let key = self.pack_key(&name, &pack.name)?;
         scratch.sealed.resize(place.sealed_len as usize, 0);
         self.repository
@@ -231,10 +332,49 @@ impl ChunkReader {
         let body = key
             .open_in_place(u64::from(frame), &mut scratch.sealed)
             .map_err(|e| seal_error(&name, e))?;
-        let decoded = scratch
-            .decode
-            .decode(place.encoding, body, place.raw_len as usize, plain);
-        decoded.map_err(|e| StoreError::damaged(name, format!("frame {frame}: {e}")))
+        Ok(0..body.len())
+    }
+
+    /// The plaintext of a frame that others are compressed on. It is authenticated; whether it is the right one is seen by the ids of their
+    /// chunks. Also a pack that is left out of the index serves, as long as it is there.
+    pub fn base(&self, base: &Base, scratch: &mut Scratch) -> Result<Bytes, StoreError> {
+        let slot = {
+            let mut bases = lock(&self.bases);
+            match bases.frames.get(base) {
+                Some(slot) => slot.clone(),
+                None => {
+                    let slot = BaseSlot::default();
+                    bases.insert(*base, slot.clone());
+                    slot
+                }
+            }
+        };
+        let mut slot = lock(&slot);
+        if let Some(plain) = &*slot {
+            return Ok(plain.clone());
+        }
+        let (pack, frame) = base;
+        let name = ObjectName::hashed(ObjectKind::Pack, pack.0);
+        let pack = self.index().pack_named(pack)?.ok_or_else(|| {
+            StoreError::damaged(
+                name,
+                "the index does not name it, although frames of others need it",
+            )
+        })?;
+        let place = pack.frames.get(*frame as usize).ok_or_else(|| {
+            StoreError::damaged(name, format!("it has no frame {frame}, which others need"))
+        })?;
+        if place.base.is_some() {
+            let what = format!("frame {frame}, on which others are, has a base itself");
+            return Err(StoreError::damaged(name, what));
+        }
+        let body = self.open_frame(&pack, place, *frame, scratch)?;
+        let mut plain = Vec::new();
+        let decoded = scratch.decode_opened(place, body, None, &mut plain);
+        decoded.map_err(|e| StoreError::damaged(name, format!("frame {frame}: {e}")))?;
+        let plain = Bytes::from(plain);
+        *slot = Some(plain.clone());
+        Ok(plain)
     }
 
     fn pack_key(&self, name: &ObjectName, hash: &ObjectHash) -> Result<ObjectKey, StoreError> {
@@ -306,12 +446,20 @@ fn short(name: &ObjectName, error: crate::backend::BackendError) -> StoreError {
     }
 }
 
-impl Cache {
-    fn insert(&mut self, key: (ObjectHash, u32), frame: Bytes) {
+impl<T> Cache<T> {
+    fn new(max: usize) -> Self {
+        Self {
+            frames: HashMap::new(),
+            order: VecDeque::new(),
+            max,
+        }
+    }
+
+    fn insert(&mut self, key: (ObjectHash, u32), frame: T) {
         if self.frames.insert(key, frame).is_none() {
             self.order.push_back(key);
         }
-        while self.order.len() > CACHE_FRAMES {
+        while self.order.len() > self.max {
             if let Some(oldest) = self.order.pop_front() {
                 self.frames.remove(&oldest);
             }

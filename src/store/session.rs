@@ -53,7 +53,7 @@ impl PacksDurable {
     }
 }
 
-/// Own and adopted runs that are durable, as are the packs that they name.
+/// Own and adopted runs that are durable, as are the packs that they name; each with these and with the packs that their prefix frames need.
 #[derive(Clone, Debug, Default)]
 pub struct RunsDurable {
     runs: BTreeMap<ObjectHash, Arc<[ObjectHash]>>,
@@ -65,7 +65,7 @@ impl RunsDurable {
         self.runs.keys().copied()
     }
 
-    /// Each with the packs that it names.
+    /// Each with the packs that it names or needs.
     pub fn iter(&self) -> impl Iterator<Item = (&ObjectHash, &Arc<[ObjectHash]>)> {
         self.runs.iter()
     }

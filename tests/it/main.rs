@@ -29,6 +29,7 @@ mod pg_export;
 mod pg_hold;
 mod pg_parallel;
 mod pg_pooler;
+mod pg_prefix;
 mod pg_restore;
 mod pg_rights;
 mod pg_selection;

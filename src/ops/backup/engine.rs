@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::bases::StoredBases;
 use super::{BackupOptions, Interrupt};
 use crate::backend::ObjectKind;
 use crate::error::{Error, Result};
@@ -133,7 +134,12 @@ impl Engine {
             .iter()
             .map(ToString::to_string)
             .collect();
-        let (index, adopted, whole) = load(repository, session, &mut damage)?;
+        let Loaded {
+            index,
+            logged_packs,
+            adopted,
+            whole,
+        } = load(repository, session, &mut damage)?;
         let index = Arc::new(index);
         // With a hole in the index nothing is taken over unseen: every file is read, and what is missing is stored again.
         let parents = match whole && repository.keyring().secrets().seal_private {
@@ -154,7 +160,12 @@ impl Engine {
             repository.format().pack_bytes,
             stats.clone(),
         );
-        let dedup = Arc::new(Dedup::new(index, packs));
+        let of_site = parents
+            .iter()
+            .filter(|snapshot| snapshot.record.site == options.site_name);
+        let bases = StoredBases::new(reader.clone(), of_site.cloned().collect(), logged_packs);
+        let dedup = Dedup::new(index, packs).with_bases(Box::new(bases));
+        let dedup = Arc::new(dedup);
         let parts = worker_parts(repository, options, &dedup, stats)?;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let count = options.workers.unwrap_or(cores).clamp(1, 256);
@@ -340,20 +351,29 @@ fn write_tree(sink: &Sink, parts: WorkerParts) -> Result<(BuiltTree, Content)> {
     Ok(tree)
 }
 
-type Adopted = Vec<(RunsDurable, Vec<ObjectHash>)>;
+/// What a run begins with.
+struct Loaded {
+    index: ChunkIndex,
+    /// Packs with smaller numbers are named by the log.
+    logged_packs: u32,
+    adopted: Vec<(RunsDurable, Vec<ObjectHash>)>,
+    /// Every run that the log names could be read.
+    whole: bool,
+}
 
 /// The index at the session's start, with the runs that dead sessions left and that are still whole.
 fn load(
     repository: &Arc<Repository>,
     session: &Session,
     damage: &mut Vec<String>,
-) -> Result<(ChunkIndex, Adopted, bool)> {
+) -> Result<Loaded> {
     let state = session.start();
     let mut whole = true;
     let mut index = cache::open(repository, state, &mut |e| {
         whole = false;
         damage.push(format!("{e}; what only this run names is stored again"));
     })?;
+    let logged_packs = index.pack_numbers();
     let mut loose = Vec::new();
     repository.backend().list(ObjectKind::Index, &mut |info| {
         if let Some(hash) = info.name.hash() {
@@ -370,10 +390,11 @@ fn load(
             .and_then(|durable| Ok((durable, repository.load_run(name)?)));
         match run {
             Ok((durable, run)) => {
-                let packs: Vec<ObjectHash> = run.packs.iter().map(|pack| pack.name).collect();
-                if packs.iter().any(|pack| state.is_unusable_pack(pack)) {
+                let mut needed = run.named_packs().into_iter();
+                if needed.any(|pack| state.is_unusable_pack(&pack)) {
                     return None;
                 }
+                let packs = run.packs.iter().map(|pack| pack.name).collect();
                 adopted.push((durable, packs));
                 Some(Ok::<_, StoreError>(run))
             }
@@ -384,7 +405,12 @@ fn load(
         }
     });
     index.add_runs(runs, |_| true)?;
-    Ok((index, adopted, whole))
+    Ok(Loaded {
+        index,
+        logged_packs,
+        adopted,
+        whole,
+    })
 }
 
 #[derive(Debug)]

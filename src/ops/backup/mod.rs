@@ -12,9 +12,12 @@
 //! Threads: one coordinates; one for each worker; one for the signs of life; sources have their own.
 
 mod at_rest;
+mod bases;
 mod components;
 mod databases;
 pub(in crate::ops) mod engine;
+#[cfg(test)]
+mod prefix_tests;
 mod priority;
 mod reach;
 pub(in crate::ops) mod repair;

@@ -15,6 +15,7 @@ use crate::ops::window::for_each_parallel;
 use crate::stats::Stats;
 use crate::store::chunk_index::ChunkIndex;
 use crate::store::pack_check::{Indexed, PackChecker, PackFindings};
+use crate::store::reader::ChunkReader;
 use crate::store::{Repository, State, StoreError};
 
 /// Parts of what is wrong with one pack that its line names.
@@ -34,8 +35,15 @@ impl Known {
         self.packs.is_empty() && self.frames.is_empty()
     }
 
-    fn is_bad(&self, pack: u32, frame: u32) -> bool {
-        self.packs.contains(&pack) || self.frames.contains(&(pack, frame))
+    fn is_bad(&self, index: &ChunkIndex, pack: u32, frame: u32) -> bool {
+        let is_bad =
+            |pack, frame| self.packs.contains(&pack) || self.frames.contains(&(pack, frame));
+        let base = || {
+            let pack = index.pack(pack).ok()?;
+            let (name, frame) = pack.frames.get(frame as usize)?.base?;
+            Some((index.number_of(&name)?, frame))
+        };
+        is_bad(pack, frame) || base().is_some_and(|(pack, frame)| is_bad(pack, frame))
     }
 
     /// Whether every copy of a chunk is damaged.
@@ -44,11 +52,11 @@ impl Known {
             return false;
         }
         match index.find(id) {
-            Some(place) if !self.is_bad(place.pack, place.frame) => false,
+            Some(place) if !self.is_bad(index, place.pack, place.frame) => false,
             _ => index
                 .find_all(id)
                 .iter()
-                .all(|place| self.is_bad(place.pack, place.frame)),
+                .all(|place| self.is_bad(index, place.pack, place.frame)),
         }
     }
 }
@@ -109,6 +117,13 @@ impl<'r> Packs<'r> {
                 used.extend(self.index.find_all(id).iter().map(|place| place.pack));
             })?;
         }
+        let mut bases = BTreeSet::new();
+        for pack in &used {
+            let table = self.index.pack(*pack)?;
+            let named = table.frames.iter().filter_map(|frame| frame.base);
+            bases.extend(named.filter_map(|(name, _)| self.index.number_of(&name)));
+        }
+        used.extend(bases);
         self.only = Some(used);
         Ok(())
     }
@@ -210,7 +225,14 @@ impl<'r> Packs<'r> {
             self.stats.bytes_expected.add(self.index.pack(*pack)?.len);
         }
         self.packs += u64::try_from(self.unnamed.len()).unwrap_or(u64::MAX);
-        let start = || Ok(PackChecker::new(self.repository, frame_decoder)?);
+        let bases = ChunkReader::new(
+            self.repository.clone(),
+            self.state.clone(),
+            self.index.clone(),
+            None,
+            frame_decoder,
+        )?;
+        let start = || Ok(PackChecker::new(&bases)?);
         for_each_parallel(
             self.threads,
             named.len() + self.unnamed.len(),
@@ -251,6 +273,12 @@ impl<'r> Packs<'r> {
             }
             Err(e) => return Err(e.into()),
         };
+        if found.lacks_base {
+            let now = repository_state(self.repository, self.state)?;
+            if now.is_condemned_pack(&table.name) {
+                return Ok(());
+            }
+        }
         self.count(&found);
         if found.all_damaged {
             self.lost(pack);

@@ -56,6 +56,7 @@ mod buckets;
 mod builder;
 pub mod cache;
 mod id_set;
+mod names;
 mod near;
 mod pages;
 mod rows;
@@ -151,6 +152,8 @@ pub struct ChunkIndex {
     relied: Mutex<HashSet<ObjectHash>>,
     refused: Mutex<HashSet<ObjectHash>>,
     tables: Mutex<HashMap<u32, Arc<RunPack>>>,
+    /// Numbers of packs, once somebody asks for one by its name.
+    names: OnceLock<HashMap<ObjectHash, u32>>,
     reload: Option<Reload>,
     usable: Option<Usable>,
     heals: AtomicUsize,

@@ -427,7 +427,7 @@ impl Run<'_> {
         }
         let encoding = &self.open.prepared.catalog.encoding;
         let blocks = (*first_block, *end_block);
-        let text = self.copy_part(session, table, blocks, Form::Text { encoding });
+        let text = self.copy_part(session, table, *part, blocks, Form::Text { encoding });
         let (form, (writer, sum, mut counted)) = match text {
             Err(DumpError::Failed(words)) if parts::is_too_big_for_text(&words) => {
                 if !table.binary {
@@ -441,7 +441,10 @@ impl Run<'_> {
                     return Ok(Copied::Busy(busy));
                 }
                 lock(&self.binary).push((*position, *part));
-                (1, self.copy_part(session, table, blocks, Form::Binary)?)
+                (
+                    1,
+                    self.copy_part(session, table, *part, blocks, Form::Binary)?,
+                )
             }
             copied => (0, copied?),
         };
@@ -460,7 +463,7 @@ impl Run<'_> {
             first_block: *first_block,
             end_block: *end_block,
         };
-        let path = self.table_path(table).join(format!("{part:06}").as_bytes());
+        let path = self.part_path(table, *part);
         self.finish_stream(writer, path, Some(table_part))?;
         lock(&self.sums)[*position] += sum;
         *lock(&self.bytes) += counted.total;
@@ -472,11 +475,13 @@ impl Run<'_> {
         &self,
         session: &mut PgSession,
         table: &Table,
+        part: u64,
         (first_block, end_block): (u64, Option<u64>),
         form: Form<'_>,
     ) -> Result<(ItemWriter<'_>, RowSum, Counted<'_>), DumpError> {
         // The digest of its rows is what proves a part; a second one of its bytes would cost a tenth of the time.
-        let mut writer = ItemWriter::queued(self.queue, StreamKind::Table, false);
+        let mut writer = ItemWriter::queued(self.queue, StreamKind::Table, false)
+            .follows(&self.part_path(table, part));
         let mut sum = RowSum::default();
         let mut counted = Counted {
             sink: self.sink,
@@ -517,6 +522,10 @@ impl Run<'_> {
         names
             .iter()
             .fold(self.base.clone(), |path, name| path.join(name))
+    }
+
+    fn part_path(&self, table: &Table, part: u64) -> TreePath {
+        self.table_path(table).join(format!("{part:06}").as_bytes())
     }
 
     /// Ends a stream; its node goes to the sink when it is stored.
