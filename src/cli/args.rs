@@ -39,6 +39,7 @@ Environment:
   HOLDFAST_PASSPHRASE          the passphrase itself
   HOLDFAST_TO_KEY_FILE         the key of a second repository (copy, replicate); HOLDFAST_TO_PASSPHRASE… likewise
   HOLDFAST_LOG                 what is logged to stderr, for example holdfast=debug
+  HOLDFAST_KERNEL              the form of the chunker instead of the fastest: scalar, avx2, neon (all cut alike; for tests)
 
 Exit codes:
     0  good

@@ -76,6 +76,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     if let Err(error) = holdfast::crypto::disable_core_dumps() {
         tracing::warn!("core dumps of this process can't be switched off: {error}");
     }
+    choose_kernel()?;
     if commands::is_guardian(&args) {
         // It hears no signal, so nothing that listens to them is started.
         holdfast::ops::quiesce::guardian()?;
@@ -83,6 +84,15 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     }
     let signals = signals::start()?;
     commands::run(args, &signals)
+}
+
+/// Reads which form of the chunker is asked for.
+fn choose_kernel() -> anyhow::Result<()> {
+    let Some(name) = std::env::var_os("HOLDFAST_KERNEL").filter(|name| !name.is_empty()) else {
+        return Ok(());
+    };
+    holdfast::ops::backup::choose_kernel(&name.to_string_lossy())
+        .map_err(|error| open::Usage(format!("HOLDFAST_KERNEL: {error}")).into())
 }
 
 /// Tells why the command failed, once, with its causes, and returns the exit code of the failure.

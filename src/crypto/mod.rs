@@ -17,6 +17,7 @@
 //! | [`seal`] | headers with keys, whole objects, segments |
 //! | [`wrap`] | key objects: passphrases, key files, recovery keys |
 //! | [`process`] | no core dumps |
+//! | [`content`] | the plain digest of contents, which needs no key |
 //!
 //! Invariants:
 //! 1. Two objects never share a key: the header's 384 random bits go into it (`equal_plaintexts_give_different_objects`).
@@ -28,6 +29,7 @@
 //! Threads: everything here is `Send + Sync` and takes no lock. [`Random`] is passed as `&mut` and belongs to one thread.
 
 pub mod aead;
+pub mod content;
 pub mod envelope;
 pub mod kdf;
 pub mod keys;
@@ -38,6 +40,7 @@ pub mod secret;
 pub mod wrap;
 
 pub use aead::{ObjectKey, TAG_LEN};
+pub use content::ContentHasher;
 pub use keys::{ChunkIdKey, Keyring, MissingSecret, RowDigestSecret};
 pub use process::disable_core_dumps;
 pub use random::{Random, SeededRandom, SystemRandom};

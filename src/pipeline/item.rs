@@ -20,6 +20,7 @@ use super::pool::SourceQueue;
 use super::previous::Stream;
 use super::sink::TreePath;
 use super::worker::Worker;
+use crate::crypto::ContentHasher;
 use crate::error::{Error, Result};
 use crate::format::id::ContentDigest;
 use crate::format::node::{ChunkRef, Content, encode_item};
@@ -35,8 +36,6 @@ pub const LIST_REFS_MAX: usize = 1024;
 const UNIT_BYTES: usize = 1 << 20;
 /// Units whose memory a stream keeps for its next ones.
 const SPARE_UNITS_MAX: usize = 2;
-/// Zeros for the digest of holes.
-static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// What kind of stream it is: decides class and chunker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,7 +126,7 @@ impl ContentBuilder {
 pub struct ItemWriter<'w> {
     kind: StreamKind,
     chunker: Option<Chunker>,
-    hasher: Option<blake3::Hasher>,
+    hasher: Option<ContentHasher>,
     bytes: u64,
     /// Bytes that are not cut yet; in queued mode also the chunks of the open unit, before them.
     buffer: Vec<u8>,
@@ -189,7 +188,7 @@ impl<'w> ItemWriter<'w> {
         Self {
             kind,
             chunker: Some(chunker_of(kind, worker)),
-            hasher: digest.then(blake3::Hasher::new),
+            hasher: digest.then(ContentHasher::new),
             bytes: 0,
             buffer: Vec::new(),
             hashed: 0,
@@ -210,7 +209,7 @@ impl<'w> ItemWriter<'w> {
         ItemWriter {
             kind,
             chunker: Some(chunker),
-            hasher: digest.then(blake3::Hasher::new),
+            hasher: digest.then(ContentHasher::new),
             bytes: 0,
             buffer: Vec::new(),
             hashed: 0,
@@ -260,20 +259,13 @@ impl<'w> ItemWriter<'w> {
     }
 
     /// A hole: nothing is stored, the digest counts zeros.
-    pub fn write_hole(&mut self, mut len: u64) -> Result<()> {
-        if self.hasher.is_none() {
-            return Ok(());
-        }
+    pub fn write_hole(&mut self, len: u64) -> Result<()> {
         // In queued mode bytes are hashed when their unit leaves; a hole has to come after what was written before it.
         if matches!(self.mode, Mode::Queued { .. }) {
             self.hash_pending();
         }
-        while len > 0 {
-            let step = usize::try_from(len).unwrap_or(usize::MAX).min(ZEROS.len());
-            if let Some(hasher) = &mut self.hasher {
-                hasher.update(&ZEROS[..step]);
-            }
-            len -= u64::try_from(step).expect("a length fits 64 bits");
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update_zeros(len);
         }
         Ok(())
     }
@@ -338,9 +330,7 @@ impl<'w> ItemWriter<'w> {
     }
 
     fn digest(&mut self) -> Option<ContentDigest> {
-        self.hasher
-            .take()
-            .map(|hasher| ContentDigest(*hasher.finalize().as_bytes()))
+        self.hasher.take().map(ContentHasher::finish)
     }
 
     fn put_inline(&mut self, bytes: &[u8]) -> Result<()> {

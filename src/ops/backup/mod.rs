@@ -48,6 +48,11 @@ use self::at_rest::AtRest;
 pub(crate) use self::databases::loss;
 use self::engine::Engine;
 
+/// Makes this process cut with the chunker's kernel of that name instead of the fastest one; call it before anything is cut.
+pub fn choose_kernel(name: &str) -> Result<(), crate::pipeline::chunker::NoKernel> {
+    crate::pipeline::chunker::Kernel::choose(name)
+}
+
 /// A flag that asks a run to end; set by a signal.
 #[derive(Clone, Debug, Default)]
 pub struct Interrupt(Arc<AtomicBool>);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{FindingKind, Reporter, describe};
-use crate::crypto::RowDigestSecret;
+use crate::crypto::{ContentHasher, RowDigestSecret};
 use crate::error::Result;
 use crate::format::id::ContentDigest;
 use crate::format::node::{Node, TablePart};
@@ -14,9 +14,6 @@ use crate::ops::window::{Consumer, Part, is_of_one_object};
 use crate::stats::Stats;
 use crate::store::StoreError;
 use crate::store::reader::ChunkReader;
-
-/// Zeros for the digest of holes.
-static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Recomputes what the archive says of contents.
 pub(super) struct CheckContents<'r> {
@@ -32,7 +29,7 @@ pub(super) struct ContentCheck {
     path: Vec<u8>,
     layout: Layout,
     size: u64,
-    hasher: Option<Box<blake3::Hasher>>,
+    hasher: Option<Box<ContentHasher>>,
     digest: Option<ContentDigest>,
     rows: Option<Box<Rows>>,
     failure: Option<StoreError>,
@@ -82,14 +79,9 @@ impl ContentCheck {
         }
     }
 
-    fn zeros(&mut self, mut len: u64) {
-        let Some(hasher) = &mut self.hasher else {
-            return;
-        };
-        while len > 0 {
-            let part = usize::try_from(len).unwrap_or(usize::MAX).min(ZEROS.len());
-            hasher.update(&ZEROS[..part]);
-            len -= u64::try_from(part).expect("a length fits 64 bits");
+    fn zeros(&mut self, len: u64) {
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update_zeros(len);
         }
     }
 
@@ -114,8 +106,8 @@ impl ContentCheck {
     fn finish(&mut self) -> Result<Option<String>, StoreError> {
         let hole = self.layout.finish()?;
         self.zeros(hole);
-        if let (Some(hasher), Some(digest)) = (&self.hasher, &self.digest) {
-            let found = ContentDigest(*hasher.finalize().as_bytes());
+        if let (Some(hasher), Some(digest)) = (self.hasher.take(), &self.digest) {
+            let found = hasher.finish();
             if found != *digest {
                 return Ok(Some(format!(
                     "its content has the digest {found}, the archive says {digest}"

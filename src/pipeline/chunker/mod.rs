@@ -1,4 +1,5 @@
-//! Finds the content-defined borders of chunks in a stream of bytes. Pure: no I/O, no clock, no threads, no environment.
+//! Finds the content-defined borders of chunks in a stream of bytes. Pure: no I/O, no clock, no threads, no environment (which kernel the
+//! process uses is told once, see [`Kernel::choose`]).
 //! It does not hash, store or compress chunks, and it does not know what the bytes mean; the only structure it can respect is
 //! the row end of table streams ([`Chunker::cut_at_row_end`], [`RowCutter`]).
 //!
@@ -44,7 +45,7 @@ mod tests;
 use std::fmt;
 use std::sync::Arc;
 
-pub use kernel::Kernel;
+pub use kernel::{Kernel, NoKernel};
 pub use key::{ChunkerDomain, ChunkerKey};
 pub use params::{ChunkerParams, ParamsError, WINDOW_BYTES};
 pub use rows::{RowBatch, RowCutter};
@@ -76,9 +77,9 @@ impl fmt::Debug for Chunker {
 }
 
 impl Chunker {
-    /// Makes a chunker with the fastest kernel of this CPU. The parameters may come from a stored object: they are checked.
+    /// Makes a chunker with the kernel that was chosen, else with the fastest one of this CPU. The parameters may come from a stored object: they are checked.
     pub fn new(key: &ChunkerKey, params: ChunkerParams) -> Result<Self, ParamsError> {
-        Self::with_kernel(key, params, Kernel::detect())
+        Self::with_kernel(key, params, Kernel::chosen())
     }
 
     /// Makes a chunker that uses the given kernel. All of them cut alike; this is for tests, measurements and for working around a

@@ -106,6 +106,49 @@ proptest! {
     }
 
     #[test]
+    fn kernels_cut_rows_alike(
+        seed: u64, kind in 0_u8..6, avg_bits in 9_u32..=12, length in 0_usize..60_000, skip in 0_usize..40,
+        newline in 1_u64..400, pieces in prop::collection::vec(1_usize..9000, 1..20)
+    ) {
+        let params = ChunkerParams::for_average(1 << avg_bits).unwrap();
+        let mut data = sample(kind, seed, length + skip);
+        let mut random = Random::new(seed);
+        let mut at = 0;
+        while at < data.len() {
+            data[at] = b'\n';
+            at += usize::try_from(1 + random.below(newline)).unwrap();
+        }
+        let data = &data[skip..];
+        let cut = |kernel| {
+            let chunker = Chunker::with_kernel(&key(seed), params, kernel).unwrap();
+            // Pieces arrive as they like; the rest of one waits for the next.
+            let (mut lengths, mut start, mut seen) = (Vec::new(), 0, 0);
+            for piece in pieces.iter().cycle() {
+                seen = data.len().min(seen + piece);
+                while let Some(length) = chunker.cut_at_row_end(&data[start..seen], seen == data.len()) {
+                    lengths.push(length);
+                    start += length;
+                }
+                if seen == data.len() {
+                    return lengths;
+                }
+            }
+            lengths
+        };
+        let expected = cut(Kernel::SCALAR);
+        for kernel in Kernel::available() {
+            prop_assert_eq!(&expected, &cut(kernel), "{:?}", kernel);
+        }
+        let whole = Chunker::with_kernel(&key(seed), params, Kernel::SCALAR).unwrap();
+        let (mut lengths, mut rest) = (Vec::new(), data);
+        while let Some(length) = whole.cut_at_row_end(rest, true) {
+            lengths.push(length);
+            rest = &rest[length..];
+        }
+        prop_assert_eq!(expected, lengths);
+    }
+
+    #[test]
     fn kernels_find_the_same_candidate_in_any_range(
         seed: u64, kind in 0_u8..6, start in 32_usize..200, count in 0_usize..3000, threshold: u64
     ) {
@@ -321,6 +364,12 @@ fn kernels_have_names() {
     }
     assert_eq!(Kernel::named("abacus"), None);
     assert!(Kernel::available().any(|kernel| kernel == Kernel::detect()));
+    assert!(Kernel::available().any(|kernel| kernel == Kernel::chosen()));
+    let error = Kernel::choose("abacus").unwrap_err().to_string();
+    assert!(
+        error.contains("`abacus`") && error.contains("scalar"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Who does the work of a walk: pipeline workers that read by themselves (fast local disks), or readers of our own (slow shares, and files
-//! so large that several workers should share them).
+//! Who does the work of a walk: pipeline workers that read by themselves (fast local disks), or readers of our own (slow shares, and big
+//! files that have holes or may be growing; other big files are read in segments by the workers).
 //!
 //! A [`Task`] is a directory, a batch of its entries or one big file. Whoever finds one offers it ([`Hands::offer`]); when nobody can take
 //! it, the finder does it itself, so nothing queues up without limit and nothing waits for itself. Tasks hold directory handles, so the

@@ -1,6 +1,7 @@
 //! Trees of files as a source: the parallel walk, change detection, the reader.
 //!
-//! Local file systems are read by the pipeline's workers themselves; slow ones (network, FUSE) and big files by readers of our own. See
+//! Local file systems are read by the pipeline's workers themselves, big files by several of them at once; slow ones (network, FUSE) and big
+//! files with holes by readers of our own. See
 //! `walk` for the order of calls, `read` for what counts as one state of a file, `detect` for what counts as unchanged, `hands` for who
 //! does what.
 //!

@@ -25,10 +25,14 @@ use crate::error::{Error, Result};
 use crate::format::holes::segments;
 use crate::format::id::ContentDigest;
 use crate::format::node::{Consistency, Hole, Node, Timestamp, Xattr};
-use crate::pipeline::{ItemWriter, StoredItem, StreamKind, TreePath, Worker};
+use crate::pipeline::{
+    ItemWriter, ReadAt, SegmentedItem, SegmentsEnd, StoredItem, StreamKind, TreePath, Unreadable,
+    Worker,
+};
 
-/// Files of this size are read by a reader of their own, so that several workers share them.
-const BIG_ON_WORKER: u64 = 64 << 20;
+/// Files of this size are shared by several workers: in segments that each reads by itself, or, where they have holes or may be growing, by a
+/// reader of their own.
+const BIG_ON_WORKER: u64 = if cfg!(test) { 5 << 20 } else { 64 << 20 };
 /// The same where readers read everything.
 const BIG_ON_READER: u64 = 8 << 20;
 /// Bytes of small files that a reader queues at once.
@@ -39,6 +43,8 @@ const UNIT_FILE_BYTES_MAX: u64 = 512 << 10;
 const READER_WINDOW_BYTES: usize = 512 << 10;
 /// Files modified this short before the walk may be growing: their first reading is hashed, so that it can be compared.
 const ACTIVE_SECONDS: i64 = 600;
+/// Zeros of a hole that are hashed before this looks whether the run was stopped.
+const HOLE_BYTES_MAX: u64 = 16 << 30;
 /// Up to this size a changing file is read three times, beyond it twice.
 const THREE_TRIES_BYTES_MAX: u64 = 16 << 20;
 
@@ -125,8 +131,12 @@ pub(super) fn file(
         Hands::Worker(_) => BIG_ON_WORKER,
         Hands::Reader(_) => BIG_ON_READER,
     };
+    let in_segments = stat.size >= big
+        && matches!(hands, Hands::Worker(_))
+        && !may_have_holes(&stat)
+        && !may_be_growing(&stat, shared.now);
     let mut entry = entry;
-    if stat.size >= big && !offered {
+    if stat.size >= big && !offered && !in_segments {
         let dir = Arc::clone(dir);
         match hands.offer(shared, Task::Big { dir, entry })? {
             Some(Task::Big { entry: back, .. }) => entry = back,
@@ -150,7 +160,13 @@ pub(super) fn file(
     found.xattrs = walk::read_xattrs(shared, &found.path, &XattrSource::Open(opened.as_fd()))?;
     let path = found.path.clone();
     let done = match hands {
-        Hands::Worker(worker) => read_on_worker(shared, worker, &opened, found, stat),
+        Hands::Worker(worker) if in_segments => {
+            read_in_segments(shared, worker, opened, found, stat)
+        }
+        Hands::Worker(worker) => {
+            let tries = Tries::new(stat, shared.now);
+            read_on_worker(shared, worker, &opened, found, tries, stat.size)
+        }
         Hands::Reader(reader) => read_on_reader(shared, reader, &opened, found, stat),
     };
     match done {
@@ -245,6 +261,14 @@ fn open(shared: &Shared, found: &Found) -> Result<OwnedFd, String> {
     Err("another program holds a lease on it".to_owned())
 }
 
+fn may_have_holes(stat: &Stat) -> bool {
+    stat.size >= 4096 && stat.blocks.saturating_mul(512) < stat.size
+}
+
+fn may_be_growing(stat: &Stat, now: Timestamp) -> bool {
+    stat.modified.seconds >= now.seconds.saturating_sub(ACTIVE_SECONDS)
+}
+
 /// Readings of one file, one after the other.
 struct Tries {
     first: Option<Stat>,
@@ -272,9 +296,18 @@ struct Pass {
 impl Tries {
     fn new(stat: Stat, now: Timestamp) -> Self {
         Self {
-            hashed: stat.modified.seconds >= now.seconds.saturating_sub(ACTIVE_SECONDS),
+            hashed: may_be_growing(&stat, now),
             first: Some(stat),
             count: 0,
+        }
+    }
+
+    /// After a reading that was not one state.
+    fn after_the_first() -> Self {
+        Self {
+            hashed: true,
+            first: None,
+            count: 1,
         }
     }
 
@@ -283,8 +316,7 @@ impl Tries {
             Some(stat) => stat,
             None => Stat::of(file).map_err(Failure::read)?,
         };
-        let maybe_sparse = stat.size >= 4096 && stat.blocks.saturating_mul(512) < stat.size;
-        let holes = if maybe_sparse {
+        let holes = if may_have_holes(&stat) {
             sparse::holes(file, stat.size).map_err(Failure::read)?
         } else {
             Vec::new()
@@ -368,12 +400,13 @@ fn copy(
     let mut hasher = hashed.then(Xxh3::new);
     let mut at = 0;
     'all: for segment in segments(&plan.holes, plan.stat.size) {
-        if !segment.data {
-            each(Piece::Hole(segment.len))?;
-            at = segment.offset + segment.len;
-            continue;
-        }
         let end = segment.offset + segment.len;
+        while !segment.data && at < end {
+            let step = (end - at).min(HOLE_BYTES_MAX);
+            each(Piece::Hole(step))?;
+            at += step;
+            shared.check()?;
+        }
         while at < end {
             let room = window
                 .len()
@@ -422,14 +455,15 @@ fn read_on_worker(
     worker: &mut Worker,
     file: &OwnedFd,
     found: Found,
-    stat: Stat,
+    tries: Tries,
+    size: u64,
 ) -> Result<(), Failure> {
-    advise(file, stat.size);
+    advise(file, size);
     let mut window = std::mem::take(&mut worker.window);
     if window.is_empty() {
         window.resize(READER_WINDOW_BYTES, 0);
     }
-    let result = stream_inline(shared, worker, file, &mut window, found, stat);
+    let result = stream_inline(shared, worker, file, &mut window, found, tries);
     worker.window = window;
     result
 }
@@ -440,9 +474,8 @@ fn stream_inline(
     file: &OwnedFd,
     window: &mut [u8],
     found: Found,
-    stat: Stat,
+    mut tries: Tries,
 ) -> Result<(), Failure> {
-    let mut tries = Tries::new(stat, shared.now);
     loop {
         let plan = tries.plan(file)?;
         let kind = StreamKind::File {
@@ -462,6 +495,87 @@ fn stream_inline(
     }
 }
 
+/// A file that several workers read.
+struct Shareable {
+    shared: Arc<Shared>,
+    file: Arc<OwnedFd>,
+}
+
+impl ReadAt for Shareable {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, Unreadable> {
+        self.shared.check().map_err(Unreadable::Run)?;
+        let mut filled = 0;
+        while filled < buffer.len() {
+            let at = offset + filled as u64;
+            match rustix::io::pread(&self.file, &mut buffer[filled..], at) {
+                Ok(0) => break,
+                Ok(len) => filled += len,
+                Err(Errno::INTR) => {}
+                Err(error) => {
+                    return Err(Unreadable::Item(words(&format!("read it at {at}"), error)));
+                }
+            }
+        }
+        Ok(filled)
+    }
+}
+
+/// Reads on this worker and on those that are free. What changed meanwhile is read again from the first byte to the last: only then chunks and
+/// digest are of the same bytes, whatever happens to the file.
+fn read_in_segments(
+    shared: &Arc<Shared>,
+    worker: &mut Worker,
+    file: OwnedFd,
+    found: Found,
+    stat: Stat,
+) -> Result<(), Failure> {
+    advise(&file, stat.size);
+    let file = Arc::new(file);
+    let source = Box::new(Shareable {
+        shared: Arc::clone(shared),
+        file: Arc::clone(&file),
+    });
+    let (shared, ticket) = (Arc::clone(shared), shared.tracker.ticket());
+    let (pool, digest) = (shared.sink.pool.clone(), shared.source.digest);
+    let done = move |worker: &mut Worker, end: SegmentsEnd| {
+        let path = found.path.clone();
+        let ended = match end {
+            SegmentsEnd::Unreadable(reason) => Err(Failure::Item(reason)),
+            SegmentsEnd::Short => {
+                let tries = Tries::after_the_first();
+                read_on_worker(&shared, worker, &file, found, tries, stat.size)
+            }
+            SegmentsEnd::Stored(item) => match Stat::of(&file) {
+                Err(error) => Err(Failure::read(error)),
+                Ok(after) if after.same_content(&stat) => {
+                    let reading = Reading {
+                        stat,
+                        len: stat.size,
+                        holes: Vec::new(),
+                        consistency: Consistency::Whole,
+                    };
+                    stored(&shared, worker, found, reading, item).map_err(Failure::Run)
+                }
+                Ok(_changed) => {
+                    let tries = Tries::after_the_first();
+                    read_on_worker(&shared, worker, &file, found, tries, stat.size)
+                }
+            },
+        };
+        match ended {
+            Ok(()) => {}
+            Err(Failure::Item(reason)) => shared.skip(&path, reason)?,
+            Err(Failure::Run(error)) => return Err(error),
+        }
+        drop(ticket);
+        Ok(())
+    };
+    let done = Box::new(done);
+    Ok(SegmentedItem::read(
+        &pool, worker, source, stat.size, digest, done,
+    )?)
+}
+
 /// Reads in this thread; cutting and hashing happen on the workers.
 fn read_on_reader(
     shared: &Arc<Shared>,
@@ -473,8 +587,7 @@ fn read_on_reader(
     if reader.window.is_empty() {
         reader.window.resize(READER_WINDOW_BYTES, 0);
     }
-    let sparse = stat.blocks.saturating_mul(512) < stat.size && stat.size >= 4096;
-    if stat.size <= UNIT_FILE_BYTES_MAX && !sparse {
+    if stat.size <= UNIT_FILE_BYTES_MAX && !may_have_holes(&stat) {
         return read_into_unit(shared, reader, file, found, stat);
     }
     advise(file, stat.size);

@@ -21,6 +21,9 @@ use crate::pipeline::worker::testing::{MemoryStore, parts};
 use crate::pipeline::{Pool, Worker};
 use crate::stats::Stats;
 
+#[path = "big_tests.rs"]
+mod big;
+
 #[derive(Debug, Clone)]
 struct Tree(Arc<MemoryStore>);
 
@@ -628,22 +631,6 @@ fn large_directories_and_many_readers() {
     }
     assert_eq!(roots[0], roots[1]);
     assert_eq!(roots[0], roots[2]);
-}
-
-#[test]
-fn a_big_file_is_shared_by_the_workers() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("big");
-    fs::write(&path, noise(65 << 20, 9)).unwrap();
-    let result = backup(
-        &source(directory.path()),
-        None,
-        &Arc::new(MemoryStore::default()),
-    );
-    let node = result.node("shares/s/big");
-    let hash = blake3::hash(&fs::read(&path).unwrap());
-    assert_eq!(node.digest.unwrap().0, *hash.as_bytes());
-    assert_eq!(blake3::hash(&result.tree.whole(&node)), hash);
 }
 
 /// Archives a file while `change` runs over and over; again where the other thread did not run meanwhile.

@@ -2,11 +2,15 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+mod neon;
 mod scalar;
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use siphasher::sip::SipHasher13;
+use thiserror::Error;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::params::WINDOW_BYTES;
@@ -23,6 +27,21 @@ enum Form {
     Scalar,
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+    Neon,
+}
+
+/// The kernel that was asked for, if one was.
+static CHOSEN: OnceLock<Kernel> = OnceLock::new();
+
+/// A kernel that this machine does not have.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("there is no chunker kernel `{name}` for this machine: it can run {available}")]
+pub struct NoKernel {
+    /// What was asked for.
+    pub name: String,
+    /// What there is.
+    pub available: String,
 }
 
 impl Kernel {
@@ -36,7 +55,30 @@ impl Kernel {
         if std::arch::is_x86_feature_detected!("avx2") {
             return Self(Form::Avx2);
         }
+        #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+        if std::arch::is_aarch64_feature_detected!("neon") {
+            return Self(Form::Neon);
+        }
         Self::SCALAR
+    }
+
+    /// Makes all chunkers of this process use the kernel of that name from now on, instead of the fastest; the first choice stays.
+    pub fn choose(name: &str) -> Result<(), NoKernel> {
+        let kernel = Self::named(name).ok_or_else(|| NoKernel {
+            name: name.to_owned(),
+            available: Self::available()
+                .map(Self::name)
+                .collect::<Vec<_>>()
+                .join(", "),
+        })?;
+        CHOSEN.get_or_init(|| kernel);
+        Ok(())
+    }
+
+    /// Returns the kernel that was chosen, else the fastest of this CPU.
+    #[must_use]
+    pub fn chosen() -> Self {
+        *CHOSEN.get_or_init(Self::detect)
     }
 
     /// Returns all kernels that this CPU can run.
@@ -58,6 +100,8 @@ impl Kernel {
             Form::Scalar => "scalar",
             #[cfg(target_arch = "x86_64")]
             Form::Avx2 => "avx2",
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            Form::Neon => "neon",
         }
     }
 
@@ -84,6 +128,8 @@ impl Kernel {
             Form::Scalar => scalar::find(hash, data, range, threshold),
             #[cfg(target_arch = "x86_64")]
             Form::Avx2 => avx2::find(hash, data, range, threshold),
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            Form::Neon => neon::find(hash, data, range, threshold),
         }
     }
 }
