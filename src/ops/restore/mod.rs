@@ -47,6 +47,8 @@ use crate::target::files::{
     Created, Existing, Ownership, RestoreOptions as TargetOptions, RestoreTarget, TargetError,
 };
 
+/// Threads that write to a slow share: they sleep most of the time.
+const SLOW_TAKERS: usize = 64;
 /// Attributes of one file take at most so many bytes.
 const XATTRS_BYTES_MAX: usize = 64 << 20;
 
@@ -259,6 +261,8 @@ pub fn restore(
     } else {
         node.size
     });
+    let threads = options.threads.unwrap_or_else(thread_count).clamp(1, 256);
+    let takers = options.threads.unwrap_or_else(|| takers_for(target, threads));
     let target_options = TargetOptions {
         ownership: options.ownership,
         special: options.special,
@@ -268,6 +272,7 @@ pub fn restore(
             Existing::Refuse
         },
         amid_others: options.amid_others,
+        threads: takers,
     };
     let target =
         RestoreTarget::open(target, target_options).map_err(|e| Error::Message(e.to_string()))?;
@@ -281,12 +286,12 @@ pub fn restore(
         reader: &reader,
         id_key,
     };
-    let threads = options.threads.unwrap_or_else(thread_count).clamp(1, 256);
     let settings = Settings {
         reader: reader.clone(),
         check: true,
         compare: options.in_place,
         threads,
+        takers,
         stop: interrupt.clone(),
     };
     let mut summary = with_windows(&settings, &writer, |windows| {
@@ -318,6 +323,18 @@ pub fn restore(
     summary.damaged = tally.damaged.load(Ordering::Relaxed);
     summary.seconds = begun.elapsed().as_secs_f64();
     Ok(summary)
+}
+
+/// Threads that write to a target: one for each core, more where each call waits for a server.
+fn takers_for(target: &Path, threads: usize) -> usize {
+    // Where it does not exist yet, its nearest parent is on the same file system.
+    let slow = target
+        .ancestors()
+        .find_map(|path| crate::source::files::is_slow(path).ok());
+    match slow {
+        Some(true) => threads.max(SLOW_TAKERS),
+        _ => threads,
+    }
 }
 
 /// Further names, then the metadata of directories; and what the target could not do to single entries.
