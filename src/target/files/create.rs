@@ -1,7 +1,7 @@
 //! Creates directories and everything that has no content: links, pipes, devices; and ends a restore.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, Uid};
@@ -36,12 +36,12 @@ pub enum Created {
 
 /// A name that nobody else uses; creating it exclusively makes sure.
 pub(super) fn temporary_name() -> Vec<u8> {
-    use std::hash::{BuildHasher, Hasher};
+    use std::hash::{BuildHasher, RandomState};
     static COUNT: AtomicU64 = AtomicU64::new(0);
-    let mut hasher = std::hash::RandomState::new().build_hasher();
-    hasher.write_u64(COUNT.fetch_add(1, Ordering::Relaxed));
-    hasher.write_u32(std::process::id());
-    format!("{TEMPORARY_PREFIX}{:016x}", hasher.finish()).into_bytes()
+    static PROCESS: OnceLock<RandomState> = OnceLock::new();
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let number = PROCESS.get_or_init(RandomState::new).hash_one(count);
+    format!("{TEMPORARY_PREFIX}{number:016x}").into_bytes()
 }
 
 /// The type of an entry, without following it.

@@ -198,6 +198,12 @@ impl RestoreTarget {
         })
     }
 
+    /// Waits until the file system of the target has written everything; an error of writing since it was opened is an error here.
+    pub fn sync(&self) -> Result<()> {
+        rustix::fs::syncfs(&*self.root)
+            .map_err(|error| TargetError::new(b"", "write everything to the disk", error))
+    }
+
     /// The path it was opened with, for people.
     pub fn path(&self) -> &Path {
         &self.path
