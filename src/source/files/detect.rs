@@ -180,9 +180,8 @@ pub(super) struct Rule {
 
 /// Whether `time` is earlier than `limit` by more than `nanos`.
 fn is_before(time: Timestamp, limit: Timestamp, nanos: i64) -> bool {
-    let since_epoch = |time: Timestamp| {
-        i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos)
-    };
+    let since_epoch =
+        |time: Timestamp| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos);
     since_epoch(time) + i128::from(nanos) < since_epoch(limit)
 }
 

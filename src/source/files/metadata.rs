@@ -219,11 +219,7 @@ impl<'f> XattrSource<'f> {
     }
 
     /// By the handle, if there is one.
-    pub(super) fn of(
-        directory: BorrowedFd<'f>,
-        name: &[u8],
-        handle: Option<&'f Handle>,
-    ) -> Self {
+    pub(super) fn of(directory: BorrowedFd<'f>, name: &[u8], handle: Option<&'f Handle>) -> Self {
         handle.map_or_else(|| Self::entry(directory, name), Self::Handle)
     }
 

@@ -257,11 +257,7 @@ fn empty(
 }
 
 /// Opens a file by the handle that it was looked at with, which costs no look-up of its name, or by its name.
-fn open(
-    shared: &Shared,
-    found: &Found,
-    handle: Option<&Handle>,
-) -> Result<OwnedFd, String> {
+fn open(shared: &Shared, found: &Found, handle: Option<&Handle>) -> Result<OwnedFd, String> {
     if let Some(opened) = handle.and_then(|handle| handle.open(walk::open_flags(shared)).ok()) {
         return Ok(opened);
     }
@@ -409,12 +405,7 @@ fn sized(window: &mut Vec<u8>) -> &mut [u8] {
 }
 
 /// Reads a whole file without holes to the end of `bytes`; it may be shorter than its size said.
-fn append(
-    file: &OwnedFd,
-    size: usize,
-    bytes: &mut Vec<u8>,
-    hashed: bool,
-) -> Result<Pass, Failure> {
+fn append(file: &OwnedFd, size: usize, bytes: &mut Vec<u8>, hashed: bool) -> Result<Pass, Failure> {
     let start = bytes.len();
     bytes.resize(start + size, 0);
     let mut at = start;

@@ -320,7 +320,8 @@ impl RestoreTarget {
 
     fn apply_link_xattrs(&self, path: &[u8], place: &Place, xattrs: &[Xattr]) -> Result<()> {
         for xattr in xattrs.iter().filter(|xattr| self.takes(xattr)) {
-            let mut link = format!("/proc/self/fd/{}/", place.directory.as_fd().as_raw_fd()).into_bytes();
+            let mut link =
+                format!("/proc/self/fd/{}/", place.directory.as_fd().as_raw_fd()).into_bytes();
             link.extend_from_slice(&place.name);
             let (name, value) = (&*xattr.name, &*xattr.value);
             if let Err(error) = rustix::fs::lsetxattr(link, name, value, XattrFlags::empty()) {

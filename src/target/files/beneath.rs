@@ -44,7 +44,9 @@ impl Directory {
     /// Whether what is created in it may get attributes from it: an access list, say, or a property of its file system. It is asked once;
     /// a restore sets a directory's own attributes when everything in it is finished.
     pub(super) fn inherits(&self) -> bool {
-        *self.inherits.get_or_init(|| super::apply::has_heritable(self.as_fd()))
+        *self
+            .inherits
+            .get_or_init(|| super::apply::has_heritable(self.as_fd()))
     }
 }
 

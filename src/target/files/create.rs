@@ -1,8 +1,8 @@
 //! Creates directories and everything that has no content: links, pipes, devices; and ends a restore.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, Uid};
 use rustix::io::Errno;
@@ -302,7 +302,8 @@ impl RestoreTarget {
                 // They come in the order of the tree, backwards: what is above any of these is above the last one.
                 if batch
                     .last()
-                    .is_some_and(|(last, _)| is_above(&next.0, last)) {
+                    .is_some_and(|(last, _)| is_above(&next.0, last))
+                {
                     waiting = Some(next);
                     break;
                 }
@@ -351,7 +352,8 @@ impl RestoreTarget {
             let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
             let mut count = work()?;
             for other in others {
-                let panicked = |_| TargetError::item(b"", "a thread that finishes directories panicked");
+                let panicked =
+                    |_| TargetError::item(b"", "a thread that finishes directories panicked");
                 count += other.join().map_err(panicked)??;
             }
             Ok(count)
