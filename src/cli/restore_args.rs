@@ -97,6 +97,9 @@ pub(super) struct RestoreFiles {
     /// Also create devices
     #[arg(long, conflicts_with = "into")]
     pub(super) devices: bool,
+    /// Wait until the disk has everything, and fail if it could not be written; without it the system writes it by and by
+    #[arg(long, conflicts_with = "into")]
+    pub(super) sync: bool,
 }
 
 #[derive(Debug, ClapArgs)]

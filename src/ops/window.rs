@@ -7,7 +7,7 @@
 //! 2. A damaged copy of a chunk does not hide a good one (`a_good_copy_is_found`).
 //!
 //! Memory: two buffers of [`WINDOW_BYTES`], 64 bytes for each wanted chunk, the caller's files, and a sealed and a decoded frame for each
-//! thread.
+//! thread that reads; those that take hold what the caller holds for a file.
 //!
 //! Threads: the caller plans and reads, with helpers; one more, with helpers, takes what was read. Who fails first ends both.
 
@@ -29,11 +29,14 @@ use crate::store::reader::{ChunkReader, Scratch, missing};
 use crate::store::tree::Chunks;
 
 /// Bytes that a window holds at most, but for a single chunk that is longer. Tests have small ones, so that little data makes many.
-pub const WINDOW_BYTES: usize = if cfg!(test) { 256 << 10 } else { 48 << 20 };
+pub const WINDOW_BYTES: usize = if cfg!(test) { 256 << 10 } else { 24 << 20 };
 /// Chunks that a window holds at most.
 pub const WINDOW_CHUNKS: usize = 100_000;
 /// Files that a window holds at most.
 pub const WINDOW_FILES: usize = if cfg!(test) { 16 } else { 10_000 };
+
+/// Files that one thread takes one after the other, if they are neighbours.
+const GROUP_FILES_MAX: usize = 256;
 
 /// Chunks that could not be read: the position among the wanted ones, and why.
 pub type Failures = Vec<(usize, StoreError)>;
@@ -236,6 +239,12 @@ pub trait Consumer: Sync {
     /// A file whose content is being read; it moves from window to window.
     type File: Send;
 
+    /// Whether two files should be taken by the same thread, one after the other: both make entries in one directory, say, which the kernel
+    /// lets one thread change at a time.
+    fn are_neighbours(&self, _one: &Self::File, _other: &Self::File) -> bool {
+        false
+    }
+
     /// Marks the chunks that need not be read; `chunks` are the next ones of the file.
     fn present(
         &self,
@@ -263,6 +272,14 @@ struct Piece<F> {
     end: Option<Option<StoreError>>,
 }
 
+impl<F> Piece<F> {
+    /// The file that begins here.
+    fn file(&mut self) -> Option<&F> {
+        let file = self.file.get_mut();
+        file.unwrap_or_else(PoisonError::into_inner).as_ref()
+    }
+}
+
 /// A window whose chunks were read.
 struct Full<F> {
     pieces: Vec<Piece<F>>,
@@ -284,8 +301,10 @@ pub struct Settings {
     pub check: bool,
     /// Whether the consumer is asked what is present. Then a window is read only after the one before was taken.
     pub compare: bool,
-    /// Threads that read, and as many that take.
+    /// Threads that read and decode.
     pub threads: usize,
+    /// Threads that take, and that look what is present; many where the consumer waits for a server.
+    pub takers: usize,
     /// Ends it.
     pub stop: Interrupt,
 }
@@ -459,7 +478,7 @@ impl<C: Consumer> Windows<'_, C> {
             slices.push(Mutex::new(own));
         }
         for_each_parallel(
-            self.settings.threads,
+            self.settings.takers,
             pieces.len(),
             || Ok(()),
             |_: &mut (), at| {
@@ -492,24 +511,26 @@ fn take_all<C: Consumer>(
     windows: Receiver<Full<C::File>>,
     back: Sender<Vec<u8>>,
 ) -> Result<()> {
-    for window in windows {
+    for mut window in windows {
         let next = Mutex::new(None);
+        let groups = groups(consumer, &mut window.pieces, settings.takers);
         for_each_parallel(
-            settings.threads,
-            window.pieces.len(),
+            settings.takers,
+            groups.len(),
             || Ok(()),
             |_: &mut (), at| {
-                let piece = &window.pieces[at];
-                let file = if piece.begins {
-                    lock(&piece.file).take()
-                } else {
-                    lock(open).take()
-                };
-                match file {
-                    Some(file) => take_piece(consumer, file, &window, piece, &next),
-                    // It was ended in an earlier window.
-                    None => Ok(()),
+                for piece in &window.pieces[groups[at].clone()] {
+                    let file = if piece.begins {
+                        lock(&piece.file).take()
+                    } else {
+                        lock(open).take()
+                    };
+                    // Else it was ended in an earlier window.
+                    if let Some(file) = file {
+                        take_piece(consumer, file, &window, piece, &next)?;
+                    }
                 }
+                Ok(())
             },
         )?;
         *lock(open) = next.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -518,6 +539,27 @@ fn take_all<C: Consumer>(
         }
     }
     Ok(())
+}
+
+/// Pieces that one thread takes: neighbours, but never so many that threads have nothing to do.
+fn groups<C: Consumer>(
+    consumer: &C,
+    pieces: &mut [Piece<C::File>],
+    takers: usize,
+) -> Vec<Range<usize>> {
+    let len_max = (pieces.len() / takers.max(1)).clamp(1, GROUP_FILES_MAX);
+    let mut groups: Vec<Range<usize>> = Vec::new();
+    for at in 0..pieces.len() {
+        let (before, now) = pieces.split_at_mut(at);
+        let (one, other) = (before.last_mut().and_then(Piece::file), now[0].file());
+        let joins = groups.last().is_some_and(|last| last.len() < len_max)
+            && matches!((one, other), (Some(one), Some(other)) if consumer.are_neighbours(one, other));
+        match groups.last_mut() {
+            Some(last) if joins => last.end = at + 1,
+            _ => groups.push(at..at + 1),
+        }
+    }
+    groups
 }
 
 /// Takes what one window has of a file.

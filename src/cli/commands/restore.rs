@@ -51,6 +51,7 @@ fn files(context: &Context<'_>, args: &Restore, target: &Path) -> anyhow::Result
         in_place: args.files.in_place,
         sample: Sampling::all(),
         amid_others: false,
+        sync: args.files.sync,
         threads: args.workers.and_then(|number| usize::try_from(number).ok()),
     };
     let stats = Arc::new(Stats::default());

@@ -45,6 +45,7 @@ pub(super) fn take(from: &Transfer<'_>) -> Result<Walked> {
         check: true,
         compare: false,
         threads: thread_count(),
+        takers: thread_count(),
         stop: from.run.interrupt.clone(),
     };
     skipped(from)?;

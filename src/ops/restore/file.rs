@@ -58,6 +58,11 @@ impl From<TargetError> for Failure {
     }
 }
 
+fn directory_of(path: &[u8]) -> &[u8] {
+    let end = path.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+    &path[..end]
+}
+
 fn to_u64(len: usize) -> u64 {
     u64::try_from(len).expect("a length fits 64 bits")
 }
@@ -299,6 +304,10 @@ impl Consumer for Writer<'_, '_> {
             }
         }
         Ok(())
+    }
+
+    fn are_neighbours(&self, one: &FileJob, other: &FileJob) -> bool {
+        directory_of(&one.path) == directory_of(&other.path)
     }
 
     fn take(&self, file: &mut FileJob, parts: &[Part<'_>]) -> Result<()> {

@@ -13,10 +13,19 @@
 //!    (`damage_costs_only_its_files`).
 //! 3. What is restored is what was archived (`a_tree_comes_back`).
 //!
+//! Durability: nothing is synced unless asked for (`sync`), as with other programs: what is restored is written by the kernel within half a
+//! minute or so, and a restore that a loss of power cut short is begun again. With `sync` the file system of the target is synced once at
+//! the end, which is much faster than a sync of each file, and errors of writing that came up since the beginning end the restore.
+//!
+//! Threads: one for each core reads and decodes, as many write; to a slow share 64 write, because each call waits for a server. The files
+//! of one directory are written by one thread where there are directories enough: the kernel lets one thread at a time make entries in a
+//! directory, and others wait spinning.
+//!
 //! Failure: a restore that ends early leaves whole files, directories without their metadata, and temporary files where the process was
 //! killed; it is begun again with `in_place`.
 //!
-//! Memory: a window and the nodes of its files; a chunk of nodes for each directory on the path.
+//! Memory: two windows (`ops::window`) and the nodes of their files; the frames of the tree that the reader keeps; a sealed and a decoded frame
+//! for each thread that reads; a chunk of nodes for each directory on the path (`bounded::a_restore_fits_the_stated_memory`).
 
 mod file;
 #[cfg(test)]
@@ -47,6 +56,8 @@ use crate::target::files::{
     Created, Existing, Ownership, RestoreOptions as TargetOptions, RestoreTarget, TargetError,
 };
 
+/// Threads that write to a slow share: they sleep most of the time.
+const SLOW_TAKERS: usize = 64;
 /// Attributes of one file take at most so many bytes.
 const XATTRS_BYTES_MAX: usize = 64 << 20;
 
@@ -68,7 +79,9 @@ pub struct RestoreOptions {
     /// Whether the target holds much else (`/`, say): directories that exist keep their metadata, and nothing that stands in the place of an
     /// archived directory is replaced.
     pub amid_others: bool,
-    /// Threads; absent: one for each core.
+    /// Whether the restore ends only when the target's file system is synced, and fails if that does.
+    pub sync: bool,
+    /// Threads that read, and as many that write, but for a slow share; absent: one for each core.
     pub threads: Option<usize>,
 }
 
@@ -259,6 +272,8 @@ pub fn restore(
     } else {
         node.size
     });
+    let threads = options.threads.unwrap_or_else(thread_count).clamp(1, 256);
+    let takers = takers_for(target, threads);
     let target_options = TargetOptions {
         ownership: options.ownership,
         special: options.special,
@@ -268,6 +283,7 @@ pub fn restore(
             Existing::Refuse
         },
         amid_others: options.amid_others,
+        threads: takers,
     };
     let target =
         RestoreTarget::open(target, target_options).map_err(|e| Error::Message(e.to_string()))?;
@@ -281,12 +297,12 @@ pub fn restore(
         reader: &reader,
         id_key,
     };
-    let threads = options.threads.unwrap_or_else(thread_count).clamp(1, 256);
     let settings = Settings {
         reader: reader.clone(),
         check: true,
         compare: options.in_place,
         threads,
+        takers,
         stop: interrupt.clone(),
     };
     let mut summary = with_windows(&settings, &writer, |windows| {
@@ -311,6 +327,9 @@ pub fn restore(
         Ok(walk.summary)
     })?;
     finish(&target, &tally, &mut summary)?;
+    if options.sync {
+        target.sync().map_err(|e| Error::Message(e.to_string()))?;
+    }
     summary.files = tally.files.load(Ordering::Relaxed);
     summary.files_unchanged = tally.unchanged.load(Ordering::Relaxed);
     summary.bytes_written = tally.written.load(Ordering::Relaxed);
@@ -318,6 +337,18 @@ pub fn restore(
     summary.damaged = tally.damaged.load(Ordering::Relaxed);
     summary.seconds = begun.elapsed().as_secs_f64();
     Ok(summary)
+}
+
+/// Threads that write to a target: one for each core, more where each call waits for a server.
+fn takers_for(target: &Path, threads: usize) -> usize {
+    // Where it does not exist yet, its nearest parent is on the same file system.
+    let slow = target
+        .ancestors()
+        .find_map(|path| crate::source::files::is_slow(path).ok());
+    match slow {
+        Some(true) => threads.max(SLOW_TAKERS),
+        _ => threads,
+    }
 }
 
 /// Further names, then the metadata of directories; and what the target could not do to single entries.

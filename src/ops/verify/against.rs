@@ -200,6 +200,7 @@ pub fn against(
         special: true,
         existing: Existing::Refuse,
         amid_others: false,
+        threads: 1,
     };
     let target =
         RestoreTarget::open(directory, target).map_err(|e| Error::Message(e.to_string()))?;

@@ -129,6 +129,7 @@ impl Trees<'_> {
                 check: !self.known.complete,
                 compare: false,
                 threads: self.threads,
+                takers: self.threads,
                 stop: self.stop.clone(),
             };
             let walked = with_windows(&settings, &consumer, |windows| {

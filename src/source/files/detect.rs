@@ -4,6 +4,17 @@
 //! parent archived one state of it; and when its times lie clearly before the parent's scan: a later write within the same clock tick
 //! would leave no trace.
 //!
+//! How close to the scan a time may lie depends on the clock that set it:
+//!
+//! | clock | window before the scan |
+//! |---|---|
+//! | this host's, times with fractions of a second (ext4, xfs, btrfs, tmpfs …): a tick of the kernel is at most 10 ms | 20 ms |
+//! | this host's, whole seconds (ext4 with small inodes, FAT, exFAT, types that are not known) | 2 s |
+//! | a server's, which may differ from ours (NFS, SMB, FUSE, cluster file systems) | 2 s and a minute |
+//!
+//! Where change times are trusted they alone are asked: every write sets them, no program can, so a modification time in the future does
+//! not make a file be read each time.
+//!
 //! Invariants: in doubt a file is read (`only_what_is_clearly_unchanged_is_taken_over`).
 
 use std::os::fd::AsFd;
@@ -11,8 +22,12 @@ use std::os::fd::AsFd;
 use super::metadata::Stat;
 use crate::format::node::{Consistency, Node, NodeKind, Timestamp};
 
-/// Times this close before the parent's scan count as unsure: the coarsest clock in use is FAT's.
-const GRAIN_SECONDS: i64 = 2;
+/// Tick of the clock that Linux takes times of files from: 10 ms at 100 Hz, and as much again.
+const TICK_NANOS: i64 = 20_000_000;
+/// The coarsest clock in use is FAT's.
+const GRAIN_NANOS: i64 = 2_000_000_000;
+/// So much a server's clock may differ from ours.
+const CLOCKS_NANOS: i64 = 60_000_000_000;
 
 /// The Windows rights of a file are reached by name alone (`system.cifs_acl`, `system.smb3_ntsd` …): the client never lists them.
 const SMB_RIGHTS: &str = "an SMB mount: owners and modes are what its mount options say, and the rights (ACLs), streams and attributes that \
@@ -157,8 +172,17 @@ pub(super) struct Rule {
     pub(super) inode_trusted: bool,
     /// Nothing is taken over.
     pub(super) read_all: bool,
+    /// Times come from another host's clock.
+    pub(super) other_clock: bool,
     /// When the parent's scan began.
     pub(super) parent_started: Timestamp,
+}
+
+/// Whether `time` is earlier than `limit` by more than `nanos`.
+fn is_before(time: Timestamp, limit: Timestamp, nanos: i64) -> bool {
+    let since_epoch =
+        |time: Timestamp| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos);
+    since_epoch(time) + i128::from(nanos) < since_epoch(limit)
 }
 
 impl Rule {
@@ -174,11 +198,16 @@ impl Rule {
 
     /// Whether times lie so close to the parent's scan that a later change could have left them as they are.
     pub(super) fn is_fresh(&self, stat: &Stat) -> bool {
-        let limit = Timestamp {
-            seconds: self.parent_started.seconds.saturating_sub(GRAIN_SECONDS),
-            nanos: self.parent_started.nanos,
+        let time = match self.inode_trusted {
+            true => stat.changed,
+            false => stat.modified,
         };
-        stat.modified >= limit || (self.inode_trusted && stat.changed >= limit)
+        let window = match (self.other_clock, self.inode_trusted && time.nanos != 0) {
+            (true, _) => GRAIN_NANOS + CLOCKS_NANOS,
+            (false, true) => TICK_NANOS,
+            (false, false) => GRAIN_NANOS,
+        };
+        !is_before(time, self.parent_started, window)
     }
 
     /// Whether the parent's content can be taken over.
@@ -259,6 +288,7 @@ mod tests {
         let trusted = Rule {
             inode_trusted: true,
             read_all: false,
+            other_clock: false,
             parent_started: at(1000),
         };
         let untrusted = Rule {
@@ -303,30 +333,66 @@ mod tests {
             ..old()
         };
         check(trusted, stat(), unknown, false, "parent did not know");
-        for seconds in [998, 999, 1000, 2000] {
-            let fresh = Stat {
-                modified: at(seconds),
-                ..stat()
-            };
-            let node = Node {
-                modified: at(seconds),
-                ..old()
-            };
-            check(untrusted, fresh, node, false, "fresh");
-        }
-        let chmod = Stat {
-            changed: at(999),
-            ..stat()
-        };
-        let node = Node {
-            changed: Some(at(999)),
-            ..old()
-        };
-        check(trusted, chmod, node, false, "fresh change time");
         let all = Rule {
             read_all: true,
             ..trusted
         };
         check(all, stat(), old(), false, "read all");
+    }
+
+    #[test]
+    fn a_time_close_to_the_scan_is_unsure() {
+        let started = at(1000);
+        let fresh = |inode_trusted, other_clock, seconds, nanos| {
+            let time = Timestamp { seconds, nanos };
+            let rule = Rule {
+                inode_trusted,
+                read_all: false,
+                other_clock,
+                parent_started: started,
+            };
+            let changed = Stat {
+                changed: time,
+                ..stat()
+            };
+            let modified = Stat {
+                modified: time,
+                ..stat()
+            };
+            assert!(!rule.is_fresh(if inode_trusted { &modified } else { &changed }));
+            rule.is_fresh(if inode_trusted { &changed } else { &modified })
+        };
+        // Our own clock, in ticks.
+        assert!(!fresh(true, false, 999, 979_000_000));
+        assert!(fresh(true, false, 999, 981_000_000));
+        assert!(fresh(true, false, 1000, 6));
+        assert!(fresh(true, false, 2000, 6));
+        // In whole seconds, or nobody knows.
+        for trusted in [false, true] {
+            assert!(!fresh(trusted, false, 997, 0), "{trusted}");
+            assert!(fresh(trusted, false, 999, 0), "{trusted}");
+        }
+        assert!(fresh(false, false, 999, 5));
+        // A server's clock.
+        for trusted in [false, true] {
+            assert!(!fresh(trusted, true, 937, 6), "{trusted}");
+            assert!(fresh(trusted, true, 939, 6), "{trusted}");
+        }
+        let rule = Rule {
+            inode_trusted: true,
+            read_all: false,
+            other_clock: false,
+            parent_started: started,
+        };
+        // Somebody set its time into the future.
+        let future = Stat {
+            modified: at(5000),
+            ..stat()
+        };
+        let node = Node {
+            modified: at(5000),
+            ..old()
+        };
+        assert!(rule.is_unchanged(&future, &node));
     }
 }

@@ -189,6 +189,8 @@ fn descend(
         place.mount = links::mount_number(parent.place.mount, &place.relative);
         place.trusted = shared.trusts(system);
         place.slow = shared.is_slow(system);
+        place.other_clock = system.slow;
+        place.no_xattrs = Arc::default();
         if place.slow {
             shared.readers.raise(walk::SLOW_READERS);
         }

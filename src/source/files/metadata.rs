@@ -4,9 +4,9 @@
 
 use std::collections::HashMap;
 use std::ffi::CString;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Statx, StatxFlags, StatxTimestamp};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Statx, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
 
 use crate::format::node::{Device, Node, NodeKind, Timestamp, Xattr};
@@ -174,6 +174,31 @@ pub(super) fn node(name: &[u8], stat: &Stat, owners: &Owners, inode_trusted: boo
     }
 }
 
+/// An entry that was looked up once and not opened: on a slow file system each look-up of a name waits for the server.
+#[derive(Debug)]
+pub(super) struct Handle(OwnedFd);
+
+impl Handle {
+    /// Looks `name` up, itself if it is a symbolic link.
+    pub(super) fn at(directory: impl AsFd, name: &[u8]) -> Result<(Self, Stat), Errno> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let handle = rustix::fs::openat(directory, name, flags, Mode::empty())?;
+        let stat = Stat::of(&handle)?;
+        Ok((Self(handle), stat))
+    }
+
+    /// Opens what it leads to; only for what is no symbolic link.
+    pub(super) fn open(&self, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let flags = flags - OFlags::NOFOLLOW;
+        rustix::fs::openat(CWD, self.path(), flags, Mode::empty())
+    }
+
+    /// By way of procfs, which leads to that very inode.
+    fn path(&self) -> String {
+        format!("/proc/self/fd/{}", self.0.as_raw_fd())
+    }
+}
+
 /// Where extended attributes are read from.
 #[derive(Debug)]
 pub(super) enum XattrSource<'f> {
@@ -181,6 +206,8 @@ pub(super) enum XattrSource<'f> {
     Open(BorrowedFd<'f>),
     /// An entry that can't or shouldn't be opened: a path through `/proc/self/fd`, whose last component is not followed.
     Path(CString),
+    /// What a handle leads to; it is no symbolic link.
+    Handle(&'f Handle),
 }
 
 impl<'f> XattrSource<'f> {
@@ -191,10 +218,16 @@ impl<'f> XattrSource<'f> {
         Self::Path(CString::new(path).unwrap_or_default())
     }
 
+    /// By the handle, if there is one.
+    pub(super) fn of(directory: BorrowedFd<'f>, name: &[u8], handle: Option<&'f Handle>) -> Self {
+        handle.map_or_else(|| Self::entry(directory, name), Self::Handle)
+    }
+
     fn list(&self, buffer: &mut [u8]) -> Result<usize, Errno> {
         match self {
             Self::Open(fd) => rustix::fs::flistxattr(fd, buffer),
             Self::Path(path) => rustix::fs::llistxattr(path.as_c_str(), buffer),
+            Self::Handle(handle) => rustix::fs::listxattr(handle.path(), buffer),
         }
     }
 
@@ -202,19 +235,18 @@ impl<'f> XattrSource<'f> {
         match self {
             Self::Open(fd) => rustix::fs::fgetxattr(fd, name, buffer),
             Self::Path(path) => rustix::fs::lgetxattr(path.as_c_str(), name, buffer),
+            Self::Handle(handle) => rustix::fs::getxattr(handle.path(), name, buffer),
         }
     }
 }
 
-/// All extended attributes that may be read, sorted by name; POSIX ACLs are among them.
+/// All extended attributes that may be read, sorted by name; POSIX ACLs are among them. `OPNOTSUPP` or `NOSYS`: this file system has none.
 pub(super) fn xattrs(source: &XattrSource<'_>) -> Result<Vec<Xattr>, Errno> {
     let mut small = [0; 1024];
     let mut large = Vec::new();
     let names = match source.list(&mut small) {
         Ok(0) => return Ok(Vec::new()),
         Ok(len) => &small[..len],
-        // This file system has none, or (procfs not mounted) there is no way to ask.
-        Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(Vec::new()),
         Err(Errno::RANGE) => {
             large.resize(XATTR_BYTES_MAX, 0);
             let len = source.list(&mut large)?;

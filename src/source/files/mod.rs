@@ -6,7 +6,7 @@
 //! does what.
 //!
 //! Memory: names of the directories on a worker's or reader's stack (32 MiB each before they spill), 256 tasks, one window and one unit a
-//! reader; a bounded number of contents of files with several names.
+//! reader (at most 512 KiB: 32 MiB for the 64 readers of a slow share); a bounded number of contents of files with several names.
 
 mod detect;
 mod excludes;
@@ -152,6 +152,11 @@ pub fn rights_note(path: &Path) -> std::io::Result<Option<&'static str>> {
     Ok(detect::file_system_of(open_path(path)?).rights_note())
 }
 
+/// Whether calls on the file system of this directory may wait for a network.
+pub fn is_slow(path: &Path) -> std::io::Result<bool> {
+    Ok(detect::file_system_of(open_path(path)?).slow)
+}
+
 fn open_path(path: &Path) -> rustix::io::Result<OwnedFd> {
     rustix::fs::openat(
         rustix::fs::CWD,
@@ -218,6 +223,8 @@ pub fn walk(
         mount: links::mount_number(0, source.base.key()),
         trusted: shared.trusts(system),
         slow,
+        other_clock: system.slow,
+        no_xattrs: Arc::default(),
     };
     let mut outcome = TreeOutcome {
         inode_trusted: place.trusted,
@@ -270,7 +277,7 @@ fn start_tree(
         debug_assert_eq!(node.kind, NodeKind::Directory);
         let source = metadata::XattrSource::Open(std::os::fd::AsFd::as_fd(&dir.fd));
         // The root's node is added here, without a worker: attributes beyond the limit of a node are left out and named.
-        let xattrs = walk::read_xattrs(shared, &dir.place.path, &source)?;
+        let xattrs = walk::read_xattrs(shared, &dir.place, &dir.place.path, &source)?;
         if metadata::xattrs_bytes(&xattrs) <= metadata::XATTRS_INLINE_BYTES_MAX {
             node.xattrs = xattrs;
         } else {

@@ -18,7 +18,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::hands::{Hands, Reader, Task};
 use super::links;
-use super::metadata::{self, Stat, XattrSource};
+use super::metadata::{self, Handle, Stat, XattrSource};
 use super::sparse;
 use super::walk::{self, Dir, Entry, Shared, one, open_entry, words};
 use crate::error::{Error, Result};
@@ -36,11 +36,13 @@ const BIG_ON_WORKER: u64 = if cfg!(test) { 5 << 20 } else { 64 << 20 };
 /// The same where readers read everything.
 const BIG_ON_READER: u64 = 8 << 20;
 /// Bytes of small files that a reader queues at once.
-const UNIT_BYTES_MAX: usize = 1 << 20;
+const UNIT_BYTES_MAX: usize = 256 << 10;
 /// Larger files are not put into a unit with others.
-const UNIT_FILE_BYTES_MAX: u64 = 512 << 10;
-/// A reader's buffer.
-const READER_WINDOW_BYTES: usize = 512 << 10;
+const UNIT_FILE_BYTES_MAX: u64 = 128 << 10;
+/// A reader's buffer; it is made for the first file that is too large for a unit.
+const READER_WINDOW_BYTES: usize = 256 << 10;
+/// A worker's buffer.
+const WORKER_WINDOW_BYTES: usize = 512 << 10;
 /// Files modified this short before the walk may be growing: their first reading is hashed, so that it can be compared.
 const ACTIVE_SECONDS: i64 = 600;
 /// Zeros of a hole that are hashed before this looks whether the run was stopped.
@@ -101,7 +103,7 @@ pub(super) fn file(
     dir: &Arc<Dir>,
     entry: Entry,
     path: TreePath,
-    stat: Stat,
+    (stat, handle): (Stat, Option<Handle>),
     offered: bool,
 ) -> Result<()> {
     let rule = shared.rule(&dir.place);
@@ -116,7 +118,8 @@ pub(super) fn file(
             });
         }
         if rule.is_unchanged(&stat, old) {
-            return take_over(shared, hands, dir, &entry.name, &path, &stat, old);
+            let found = (&*entry.name, &path);
+            return take_over(shared, hands, dir, found, (&stat, handle.as_ref()), old);
         }
     }
     if let Some(known) = shared.links.recall(&stat) {
@@ -151,13 +154,15 @@ pub(super) fn file(
         xattrs: Vec::new(),
     };
     if stat.size == 0 {
-        return empty(shared, hands, found, &stat);
+        return empty(shared, hands, found, (&stat, handle.as_ref()));
     }
-    let opened = match open(shared, &found) {
+    let opened = match open(shared, &found, handle.as_ref()) {
         Ok(opened) => opened,
         Err(reason) => return shared.skip(&found.path, reason),
     };
-    found.xattrs = walk::read_xattrs(shared, &found.path, &XattrSource::Open(opened.as_fd()))?;
+    drop(handle);
+    let source = XattrSource::Open(opened.as_fd());
+    found.xattrs = walk::read_xattrs(shared, &dir.place, &found.path, &source)?;
     let path = found.path.clone();
     let done = match hands {
         Hands::Worker(worker) if in_segments => {
@@ -203,9 +208,8 @@ fn take_over(
     shared: &Arc<Shared>,
     hands: &mut Hands<'_>,
     dir: &Arc<Dir>,
-    name: &[u8],
-    path: &TreePath,
-    stat: &Stat,
+    (name, path): (&[u8], &TreePath),
+    (stat, handle): (&Stat, Option<&Handle>),
     old: &Node,
 ) -> Result<()> {
     let mut node = base_node(shared, dir, name, stat);
@@ -220,8 +224,8 @@ fn take_over(
         node.xattrs_stream.clone_from(&old.xattrs_stream);
         return shared.add_node(path, node);
     }
-    let source = XattrSource::entry(dir.fd.as_fd(), name);
-    let xattrs = walk::read_xattrs(shared, path, &source)?;
+    let source = XattrSource::of(dir.fd.as_fd(), name, handle);
+    let xattrs = walk::read_xattrs(shared, &dir.place, path, &source)?;
     let holes = std::mem::take(&mut node.holes);
     walk::add(shared, hands, path, node, xattrs, holes)
 }
@@ -235,19 +239,28 @@ fn base_node(shared: &Shared, dir: &Dir, name: &[u8], stat: &Stat) -> Node {
 }
 
 /// A file without bytes is not even opened.
-fn empty(shared: &Arc<Shared>, hands: &mut Hands<'_>, found: Found, stat: &Stat) -> Result<()> {
+fn empty(
+    shared: &Arc<Shared>,
+    hands: &mut Hands<'_>,
+    found: Found,
+    (stat, handle): (&Stat, Option<&Handle>),
+) -> Result<()> {
     let mut node = base_node(shared, &found.dir, &found.name, stat);
     node.digest = shared
         .source
         .digest
         .then(|| ContentDigest(*blake3::hash(b"").as_bytes()));
     count_read(shared, found.old.as_deref(), &node);
-    let source = XattrSource::entry(found.dir.fd.as_fd(), &found.name);
-    let xattrs = walk::read_xattrs(shared, &found.path, &source)?;
+    let source = XattrSource::of(found.dir.fd.as_fd(), &found.name, handle);
+    let xattrs = walk::read_xattrs(shared, &found.dir.place, &found.path, &source)?;
     walk::add(shared, hands, &found.path, node, xattrs, Vec::new())
 }
 
-fn open(shared: &Shared, found: &Found) -> Result<OwnedFd, String> {
+/// Opens a file by the handle that it was looked at with, which costs no look-up of its name, or by its name.
+fn open(shared: &Shared, found: &Found, handle: Option<&Handle>) -> Result<OwnedFd, String> {
+    if let Some(opened) = handle.and_then(|handle| handle.open(walk::open_flags(shared)).ok()) {
+        return Ok(opened);
+    }
     // Another program's lease (Samba's oplocks) makes a non-blocking open fail until it is given up.
     for _ in 0..20 {
         match open_entry(shared, &found.dir.fd, &found.name, OFlags::empty()) {
@@ -331,7 +344,7 @@ impl Tries {
         file: &OwnedFd,
         plan: Plan,
         pass: &Pass,
-        window: &mut [u8],
+        window: &mut Vec<u8>,
     ) -> Result<Verdict, Failure> {
         let after = Stat::of(file).map_err(Failure::read)?;
         if after.kind != FileType::RegularFile {
@@ -373,14 +386,47 @@ impl Tries {
         file: &OwnedFd,
         plan: &Plan,
         pass: &Pass,
-        window: &mut [u8],
+        window: &mut Vec<u8>,
     ) -> Result<Option<Consistency>, Failure> {
         if pass.hash.is_none() {
             return Ok(None);
         }
-        let again = copy(shared, file, plan, window, true, |_| Ok(()))?;
+        let again = copy(shared, file, plan, sized(window), true, |_| Ok(()))?;
         Ok((again.hash == pass.hash && again.len == pass.len).then_some(Consistency::Grew))
     }
+}
+
+/// A reader's window, made when it is needed: most readers of small files never do.
+fn sized(window: &mut Vec<u8>) -> &mut [u8] {
+    if window.is_empty() {
+        *window = vec![0; READER_WINDOW_BYTES];
+    }
+    window
+}
+
+/// Reads a whole file without holes to the end of `bytes`; it may be shorter than its size said.
+fn append(file: &OwnedFd, size: usize, bytes: &mut Vec<u8>, hashed: bool) -> Result<Pass, Failure> {
+    let start = bytes.len();
+    bytes.resize(start + size, 0);
+    let mut at = start;
+    while at < bytes.len() {
+        let offset = (at - start) as u64;
+        match rustix::io::pread(file, &mut bytes[at..], offset) {
+            Ok(0) => break,
+            Ok(len) => at += len,
+            Err(Errno::INTR) => {}
+            Err(error) => {
+                let what = format!("read it at {offset}");
+                return Err(Failure::Item(words(&what, error)));
+            }
+        }
+    }
+    bytes.truncate(at);
+    let hash = hashed.then(|| xxhash_rust::xxh3::xxh3_128(&bytes[start..]));
+    Ok(Pass {
+        len: (at - start) as u64,
+        hash,
+    })
 }
 
 enum Piece<'b> {
@@ -461,7 +507,7 @@ fn read_on_worker(
     advise(file, size);
     let mut window = std::mem::take(&mut worker.window);
     if window.is_empty() {
-        window.resize(READER_WINDOW_BYTES, 0);
+        window.resize(WORKER_WINDOW_BYTES, 0);
     }
     let result = stream_inline(shared, worker, file, &mut window, found, tries);
     worker.window = window;
@@ -472,7 +518,7 @@ fn stream_inline(
     shared: &Arc<Shared>,
     worker: &mut Worker,
     file: &OwnedFd,
-    window: &mut [u8],
+    window: &mut Vec<u8>,
     found: Found,
     mut tries: Tries,
 ) -> Result<(), Failure> {
@@ -584,9 +630,6 @@ fn read_on_reader(
     found: Found,
     stat: Stat,
 ) -> Result<(), Failure> {
-    if reader.window.is_empty() {
-        reader.window.resize(READER_WINDOW_BYTES, 0);
-    }
     if stat.size <= UNIT_FILE_BYTES_MAX && !may_have_holes(&stat) {
         return read_into_unit(shared, reader, file, found, stat);
     }
@@ -600,7 +643,7 @@ fn read_on_reader(
         };
         let mut writer = ItemWriter::queued(queue, kind, shared.source.digest);
         let hashed = tries.hashed;
-        let pass = copy(shared, file, &plan, window, hashed, |piece| {
+        let pass = copy(shared, file, &plan, sized(window), hashed, |piece| {
             write_piece(shared, &mut writer, &piece)
         })?;
         if let Verdict::Done(reading) = tries.judge(shared, file, plan, &pass, window)? {
@@ -641,12 +684,7 @@ fn read_into_unit(
             stat: plan.stat,
             holes: Vec::new(),
         };
-        let pass = copy(shared, file, &dense, window, hashed, |piece| {
-            if let Piece::Data(bytes) = piece {
-                unit.bytes.extend_from_slice(bytes);
-            }
-            Ok(())
-        });
+        let pass = append(file, size, &mut unit.bytes, hashed);
         let verdict = pass.and_then(|pass| tries.judge(shared, file, dense, &pass, window));
         match verdict {
             Ok(Verdict::Done(reading)) => {

@@ -22,7 +22,7 @@ use super::detect::{self, FileSystem, Rule};
 use super::excludes::{self, Excludes};
 use super::hands::{self, Hands, Readers, Task, Tracker, lock};
 use super::links::{self, Links};
-use super::metadata::{self, Owners, Stat, XattrSource};
+use super::metadata::{self, Handle, Owners, Stat, XattrSource};
 use super::names::{Collector, Hint, NAMES_BYTES_MAX, Names};
 use super::{Detection, TreeSource, read};
 use crate::error::{Error, Result};
@@ -37,8 +37,8 @@ const OPEN_DEPTH_MAX: usize = 48;
 const WORKER_BATCH: usize = 256;
 /// Entries that a reader takes at once: few, because each may cost several round trips.
 const READER_BATCH: usize = 16;
-/// Readers for a slow file system that is found below a fast one, and the automatic number for a slow root.
-pub(super) const SLOW_READERS: usize = 32;
+/// Readers for a slow file system that is found below a fast one, and the automatic number for a slow root: they sleep most of the time.
+pub(super) const SLOW_READERS: usize = 64;
 /// Holes beyond this number stand in a stream of their own.
 const HOLES_INLINE_MAX: usize = 64;
 /// A chunk of a stream of attributes or holes ends after this many bytes.
@@ -109,6 +109,10 @@ pub(super) struct Place {
     pub(super) trusted: bool,
     /// Calls may wait for a network.
     pub(super) slow: bool,
+    /// Times come from another host's clock.
+    pub(super) other_clock: bool,
+    /// This mount said that it has no extended attributes.
+    pub(super) no_xattrs: Arc<AtomicBool>,
 }
 
 /// An open directory.
@@ -171,6 +175,7 @@ impl Shared {
         Rule {
             inode_trusted: place.trusted,
             read_all: self.source.detection == Detection::ReadAll,
+            other_clock: place.other_clock,
             parent_started: self.parent_started,
         }
     }
@@ -619,6 +624,8 @@ fn enter_mount(shared: &Shared, fd: &OwnedFd, parent: &Dir, place: &mut Place) -
     place.mount = links::mount_number(parent.place.mount, &place.relative);
     place.trusted = shared.trusts(system);
     place.slow = shared.is_slow(system);
+    place.other_clock = system.slow;
+    place.no_xattrs = Arc::default();
     if shared.source.one_file_system {
         return false;
     }
@@ -665,18 +672,29 @@ pub(super) fn add_directory(
         node.xattrs_stream.clone_from(&old.xattrs_stream);
         return shared.add_node(&place.path, node);
     }
-    let xattrs = read_xattrs(shared, &place.path, &XattrSource::Open(fd.as_fd()))?;
+    let xattrs = read_xattrs(shared, place, &place.path, &XattrSource::Open(fd.as_fd()))?;
     add(shared, hands, &place.path, node, xattrs, Vec::new())
 }
 
-/// Reads attributes; what can't be read is counted and named, the entry is kept without them.
+/// Reads attributes; what can't be read is counted and named, the entry is kept without them. A slow mount that has none is asked once.
 pub(super) fn read_xattrs(
     shared: &Shared,
+    place: &Place,
     path: &TreePath,
     source: &XattrSource<'_>,
 ) -> Result<Vec<Xattr>> {
+    if place.no_xattrs.load(Ordering::Relaxed) {
+        return Ok(Vec::new());
+    }
     match metadata::xattrs(source) {
         Ok(found) => Ok(found),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+            // A link or a pipe may have none where files do.
+            if place.slow && matches!(source, XattrSource::Open(_)) {
+                place.no_xattrs.store(true, Ordering::Relaxed);
+            }
+            Ok(Vec::new())
+        }
         // procfs is not mounted, or the entry is gone, which its own reading reports.
         Err(Errno::NOENT) => Ok(Vec::new()),
         Err(error) => {
@@ -695,15 +713,21 @@ fn visit(
     offered: bool,
 ) -> Result<()> {
     let path = dir.path_of(&entry.name);
-    let stat = match Stat::at(&dir.fd, &entry.name) {
-        Ok(stat) => stat,
+    let looked = match dir.place.slow {
+        true => Handle::at(&dir.fd, &entry.name).map(|(handle, stat)| (stat, Some(handle))),
+        false => Stat::at(&dir.fd, &entry.name).map(|stat| (stat, None)),
+    };
+    let (stat, handle) = match looked {
+        Ok(looked) => looked,
         Err(Errno::NOENT) => {
             return shared.skip(&path, "vanished before it was read".to_owned());
         }
         Err(error) => return shared.skip(&path, words("look at it", error)),
     };
     match stat.kind {
-        FileType::RegularFile => read::file(shared, hands, dir, entry, path, stat, offered),
+        FileType::RegularFile => {
+            read::file(shared, hands, dir, entry, path, (stat, handle), offered)
+        }
         FileType::Directory => {
             shared.skip(&path, "became a directory while it was read".to_owned())
         }
@@ -733,7 +757,7 @@ fn visit_special(
     }
     count_as(shared, stat, entry.old.as_deref(), &dir.place);
     let source = XattrSource::entry(dir.fd.as_fd(), &entry.name);
-    let xattrs = read_xattrs(shared, path, &source)?;
+    let xattrs = read_xattrs(shared, &dir.place, path, &source)?;
     add(shared, hands, path, node, xattrs, Vec::new())
 }
 
@@ -856,7 +880,7 @@ pub(super) fn directory_node(
 ) -> Result<Node> {
     let mut node = metadata::node(name, stat, &shared.owners, place.trusted);
     let source = XattrSource::entry(parent.fd.as_fd(), name);
-    let xattrs = read_xattrs(shared, &place.path, &source)?;
+    let xattrs = read_xattrs(shared, place, &place.path, &source)?;
     if metadata::xattrs_bytes(&xattrs) <= metadata::XATTRS_INLINE_BYTES_MAX {
         node.xattrs = xattrs;
     } else {

@@ -151,6 +151,17 @@ pub(super) fn present(fd: BorrowedFd<'_>, opened_as_path: bool) -> Result<Vec<Xa
     Ok(found)
 }
 
+/// Whether a directory has attributes that what is created in it may get: those of users and of security modules are not handed down.
+pub(super) fn has_heritable(directory: BorrowedFd<'_>) -> bool {
+    const OWN: [&[u8]; 3] = [b"user.", b"security.", b"trusted."];
+    match names(Handle::Open(directory)) {
+        Ok(names) => names
+            .iter()
+            .any(|name| !OWN.iter().any(|prefix| name.starts_with(prefix))),
+        Err(_) => true,
+    }
+}
+
 fn names(handle: Handle<'_>) -> Result<Vec<Vec<u8>>, Errno> {
     let mut small = [0; 1024];
     let mut large = Vec::new();
@@ -190,21 +201,34 @@ impl RestoreTarget {
         }
     }
 
-    /// Everything for an open file or directory.
+    /// Everything for an open file or directory. `inherited`: it may have attributes that are not the archive's.
+    ///
+    /// One look at it spares the changes of what is as it should be: each waits for a journal, or for a server.
     pub(super) fn apply(
         &self,
         path: &[u8],
         fd: BorrowedFd<'_>,
         node: &Node,
         xattrs: &[Xattr],
+        inherited: bool,
     ) -> Result<()> {
+        let before = rustix::fs::fstat(fd).ok();
+        let mut mode = before.as_ref().map(|stat| stat.st_mode & 0o7777);
         if let Some((uid, gid)) = self.owner_of(node)
-            && let Err(error) =
-                rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+            && before.is_none_or(|stat| (stat.st_uid, stat.st_gid) != (uid, gid))
         {
-            self.note_errno(path, "set its owner", error)?;
+            // A change of owner may clear bits of the mode.
+            mode = mode.filter(|mode| mode & SPECIAL_BITS == 0);
+            let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+            if let Err(error) = rustix::fs::fchown(fd, Some(uid), Some(gid)) {
+                self.note_errno(path, "set its owner", error)?;
+            }
         }
-        self.apply_after_owner(path, Handle::Open(fd), node, xattrs)?;
+        // An access list is a part of the mode.
+        if inherited || !xattrs.is_empty() {
+            mode = None;
+        }
+        self.apply_after_owner(path, Handle::Open(fd), node, (xattrs, inherited), mode)?;
         if let Err(error) = rustix::fs::futimens(fd, &times(node)) {
             self.note_errno(path, "set its times", error)?;
         }
@@ -228,7 +252,7 @@ impl RestoreTarget {
             self.apply_link_xattrs(path, place, xattrs)?;
         } else {
             let fd: OwnedFd = self.open_entry(path, place, OFlags::PATH)?;
-            self.apply_after_owner(path, Handle::Path(fd.as_fd()), node, xattrs)?;
+            self.apply_after_owner(path, Handle::Path(fd.as_fd()), node, (xattrs, true), None)?;
         }
         let flags = AtFlags::SYMLINK_NOFOLLOW;
         let (directory, name) = (&place.directory, &*place.name);
@@ -243,16 +267,21 @@ impl RestoreTarget {
         path: &[u8],
         handle: Handle<'_>,
         node: &Node,
-        xattrs: &[Xattr],
+        (xattrs, inherited): (&[Xattr], bool),
+        has_mode: Option<u32>,
     ) -> Result<()> {
-        self.apply_xattrs(path, handle, xattrs)?;
+        if inherited || !xattrs.is_empty() {
+            self.apply_xattrs(path, handle, xattrs)?;
+        }
         let mut mode = node.mode & 0o7777;
         if mode & SPECIAL_BITS != 0 && !self.has_owner(handle.fd(), node) {
             mode &= !SPECIAL_BITS;
             let what = "its set-user-id or set-group-id bit was left out, because its owner is not the archived one";
             self.note(TargetError::item(path, what))?;
         }
-        if let Err(error) = handle.set_mode(Mode::from_raw_mode(mode)) {
+        if has_mode != Some(mode)
+            && let Err(error) = handle.set_mode(Mode::from_raw_mode(mode))
+        {
             self.note_errno(path, "set its mode", error)?;
         }
         Ok(())
@@ -291,7 +320,8 @@ impl RestoreTarget {
 
     fn apply_link_xattrs(&self, path: &[u8], place: &Place, xattrs: &[Xattr]) -> Result<()> {
         for xattr in xattrs.iter().filter(|xattr| self.takes(xattr)) {
-            let mut link = format!("/proc/self/fd/{}/", place.directory.as_raw_fd()).into_bytes();
+            let mut link =
+                format!("/proc/self/fd/{}/", place.directory.as_fd().as_raw_fd()).into_bytes();
             link.extend_from_slice(&place.name);
             let (name, value) = (&*xattr.name, &*xattr.value);
             if let Err(error) = rustix::fs::lsetxattr(link, name, value, XattrFlags::empty()) {

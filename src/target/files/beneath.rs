@@ -4,10 +4,10 @@
 //! with `O_NOFOLLOW`. Both refuse the same: names are checked before either sees them. A bounded number of handles is kept, because most
 //! entries stand in the directory of the one before.
 
-use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -15,19 +15,54 @@ use rustix::io::Errno;
 use super::{TargetError, lock};
 use crate::format::node::is_valid_name;
 
-/// Handles that are kept.
-const HANDLES_MAX: usize = 64;
+/// Handles that are kept: for as many directories as threads write to at once, and those above them.
+const HANDLES_MAX: usize = 256;
 /// Longer paths are opened one name at a time: the kernel takes 4096 bytes.
 const PATH_BYTES_MAX: usize = 4000;
 
-type Kept = (Box<[u8]>, Arc<OwnedFd>);
+/// An open directory.
+#[derive(Debug)]
+pub(super) struct Directory {
+    fd: OwnedFd,
+    inherits: OnceLock<bool>,
+}
+
+impl From<OwnedFd> for Directory {
+    fn from(fd: OwnedFd) -> Self {
+        let inherits = OnceLock::new();
+        Self { fd, inherits }
+    }
+}
+
+impl AsFd for Directory {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Directory {
+    /// Whether what is created in it may get attributes from it: an access list, say, or a property of its file system. It is asked once;
+    /// a restore sets a directory's own attributes when everything in it is finished.
+    pub(super) fn inherits(&self) -> bool {
+        *self
+            .inherits
+            .get_or_init(|| super::apply::has_heritable(self.as_fd()))
+    }
+}
 
 /// Directory handles by path.
 #[derive(Debug)]
 pub(super) struct Handles {
-    root: Arc<OwnedFd>,
-    kept: Mutex<VecDeque<Kept>>,
+    root: Arc<Directory>,
+    kept: Mutex<Kept>,
     by_name: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    by_path: HashMap<Box<[u8]>, Arc<Directory>>,
+    /// Its paths, from the oldest to the newest.
+    order: VecDeque<Box<[u8]>>,
 }
 
 /// Splits a path into its directory and its last name, and checks every name.
@@ -51,43 +86,48 @@ const FLAGS: OFlags = OFlags::RDONLY
 
 impl Handles {
     /// Below `root`.
-    pub(super) fn new(root: Arc<OwnedFd>) -> Self {
+    pub(super) fn new(root: Arc<Directory>) -> Self {
         Self {
             root,
-            kept: Mutex::new(VecDeque::new()),
+            kept: Mutex::default(),
             by_name: AtomicBool::new(false),
         }
     }
 
     /// Opens the directory `path`, whose names were checked; empty: the target itself.
-    pub(super) fn directory(&self, path: &[u8]) -> Result<Arc<OwnedFd>, Errno> {
+    pub(super) fn directory(&self, path: &[u8]) -> Result<Arc<Directory>, Errno> {
         if path.is_empty() {
             return Ok(Arc::clone(&self.root));
         }
-        let found = {
-            let kept = lock(&self.kept);
-            kept.iter()
-                .find(|(known, _)| **known == *path)
-                .map(|(_, fd)| Arc::clone(fd))
-        };
-        if let Some(fd) = found {
-            return Ok(fd);
+        if let Some(known) = lock(&self.kept).by_path.get(path) {
+            return Ok(Arc::clone(known));
         }
-        let fd = Arc::new(self.open(path)?);
+        let opened = Arc::new(Directory::from(self.open(path)?));
         let mut kept = lock(&self.kept);
-        if kept.len() >= HANDLES_MAX {
-            kept.pop_back();
+        while kept.order.len() >= HANDLES_MAX {
+            let oldest = kept.order.pop_front();
+            oldest.and_then(|path| kept.by_path.remove(&path));
         }
-        kept.push_front((path.into(), Arc::clone(&fd)));
-        Ok(fd)
+        // Another thread may have opened it meanwhile; either will do.
+        let known = kept.by_path.insert(path.into(), Arc::clone(&opened));
+        if known.is_none() {
+            kept.order.push_back(path.into());
+        }
+        Ok(opened)
     }
 
     /// Forgets `path` and what is below it, because something else may stand there now.
     pub(super) fn forget(&self, path: &[u8]) {
-        lock(&self.kept).retain(|(known, _)| {
-            !(known.starts_with(path)
-                && (known.len() == path.len() || known.get(path.len()) == Some(&b'/')))
-        });
+        let is_below = |known: &[u8]| {
+            known.starts_with(path)
+                && (known.len() == path.len() || known.get(path.len()) == Some(&b'/'))
+        };
+        let mut kept = lock(&self.kept);
+        let count = kept.by_path.len();
+        kept.by_path.retain(|known, _| !is_below(known));
+        if kept.by_path.len() != count {
+            kept.order.retain(|known| !is_below(known));
+        }
     }
 
     fn open(&self, path: &[u8]) -> Result<OwnedFd, Errno> {

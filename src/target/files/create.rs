@@ -1,25 +1,27 @@
 //! Creates directories and everything that has no content: links, pipes, devices; and ends a restore.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, Uid};
 use rustix::io::Errno;
 
-use super::beneath::split;
+use super::beneath::{Directory, split};
 use super::{Existing, RestoreTarget, Result, TargetError, lock};
 use crate::format::node::{Node, NodeKind, Xattr, decode_items, encode_item};
 
 /// How a temporary name begins.
 pub const TEMPORARY_PREFIX: &str = ".holdfast-";
+/// Directories whose metadata are set by several threads at once.
+const DIRECTORIES_AT_ONCE: usize = 256;
 /// Groups of names that are remembered; files of further groups come back as files of their own.
 const GROUPS_MAX: usize = 1 << 18;
 
 /// Where an entry is created: its directory, open, and its name.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
-    pub(super) directory: Arc<OwnedFd>,
+    pub(super) directory: Arc<Directory>,
     pub(super) name: Vec<u8>,
 }
 
@@ -34,12 +36,12 @@ pub enum Created {
 
 /// A name that nobody else uses; creating it exclusively makes sure.
 pub(super) fn temporary_name() -> Vec<u8> {
-    use std::hash::{BuildHasher, Hasher};
+    use std::hash::{BuildHasher, RandomState};
     static COUNT: AtomicU64 = AtomicU64::new(0);
-    let mut hasher = std::hash::RandomState::new().build_hasher();
-    hasher.write_u64(COUNT.fetch_add(1, Ordering::Relaxed));
-    hasher.write_u32(std::process::id());
-    format!("{TEMPORARY_PREFIX}{:016x}", hasher.finish()).into_bytes()
+    static PROCESS: OnceLock<RandomState> = OnceLock::new();
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let number = PROCESS.get_or_init(RandomState::new).hash_one(count);
+    format!("{TEMPORARY_PREFIX}{number:016x}").into_bytes()
 }
 
 /// The type of an entry, without following it.
@@ -288,35 +290,89 @@ impl RestoreTarget {
     /// Sets the metadata of all directories, the deepest first; once everything in them is finished.
     pub fn finish_directories(&self) -> Result<u64> {
         let mut count = 0;
+        let mut waiting = None;
         loop {
-            let record = lock(&self.directories)
-                .pop()
-                .map_err(|error| TargetError::io(b"", "read a scratch file", &error))?;
-            let Some(record) = record else {
-                return Ok(count);
-            };
-            let broken = || TargetError::item(b"", "a scratch file is damaged");
-            let at = record.len().checked_sub(4).ok_or_else(broken)?;
-            let tail: [u8; 4] = record[at..].try_into().map_err(|_damage| broken())?;
-            let node_len = usize::try_from(u32::from_le_bytes(tail)).map_err(|_damage| broken())?;
-            let (encoded, path) = record[..at].split_at_checked(node_len).ok_or_else(broken)?;
-            let mut nodes: Vec<Node> = Vec::new();
-            decode_items(encoded, |node| nodes.push(node)).map_err(|_damage| broken())?;
-            let node = nodes.pop().ok_or_else(broken)?;
-            match self.finish_directory(path, &node) {
-                Ok(()) => count += 1,
-                Err(error) => self.note(error)?,
+            let mut batch: Vec<(Vec<u8>, Node)> = Vec::new();
+            while batch.len() < DIRECTORIES_AT_ONCE {
+                let next = match waiting.take() {
+                    Some(next) => Some(next),
+                    None => self.next_directory()?,
+                };
+                let Some(next) = next else { break };
+                // They come in the order of the tree, backwards: what is above any of these is above the last one.
+                if batch
+                    .last()
+                    .is_some_and(|(last, _)| is_above(&next.0, last))
+                {
+                    waiting = Some(next);
+                    break;
+                }
+                batch.push(next);
             }
+            if batch.is_empty() {
+                return Ok(count);
+            }
+            count += self.finish_batch(&batch)?;
         }
     }
 
+    /// The directory that was remembered last.
+    fn next_directory(&self) -> Result<Option<(Vec<u8>, Node)>> {
+        let record = lock(&self.directories)
+            .pop()
+            .map_err(|error| TargetError::io(b"", "read a scratch file", &error))?;
+        let Some(record) = record else {
+            return Ok(None);
+        };
+        let broken = || TargetError::item(b"", "a scratch file is damaged");
+        let at = record.len().checked_sub(4).ok_or_else(broken)?;
+        let tail: [u8; 4] = record[at..].try_into().map_err(|_damage| broken())?;
+        let node_len = usize::try_from(u32::from_le_bytes(tail)).map_err(|_damage| broken())?;
+        let (encoded, path) = record[..at].split_at_checked(node_len).ok_or_else(broken)?;
+        let mut nodes: Vec<Node> = Vec::new();
+        decode_items(encoded, |node| nodes.push(node)).map_err(|_damage| broken())?;
+        Ok(Some((path.to_vec(), nodes.pop().ok_or_else(broken)?)))
+    }
+
+    /// Finishes directories of which none is above another, by as many threads as the target has use for.
+    fn finish_batch(&self, batch: &[(Vec<u8>, Node)]) -> Result<u64> {
+        let next = AtomicUsize::new(0);
+        let work = || {
+            let mut count = 0;
+            while let Some((path, node)) = batch.get(next.fetch_add(1, Ordering::Relaxed)) {
+                match self.finish_directory(path, node) {
+                    Ok(()) => count += 1,
+                    Err(error) => self.note(error)?,
+                }
+            }
+            Ok(count)
+        };
+        std::thread::scope(|scope| {
+            let threads = self.options.threads.min(batch.len());
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            let mut count = work()?;
+            for other in others {
+                let panicked =
+                    |_| TargetError::item(b"", "a thread that finishes directories panicked");
+                count += other.join().map_err(panicked)??;
+            }
+            Ok(count)
+        })
+    }
+
     fn finish_directory(&self, path: &[u8], node: &Node) -> Result<()> {
-        let fd = self
+        let directory = self
             .handles
             .directory(path)
             .map_err(|error| TargetError::new(path, "open this directory", error))?;
-        self.apply(path, fd.as_fd(), node, &node.xattrs)
+        // It may have been there before, with attributes of its own.
+        self.apply(path, directory.as_fd(), node, &node.xattrs, true)
     }
+}
+
+/// Whether a path is that of a directory above another one; the empty one is above all.
+fn is_above(path: &[u8], other: &[u8]) -> bool {
+    path.is_empty() || (other.starts_with(path) && other.get(path.len()) == Some(&b'/'))
 }
 
 /// Whether the link that is to be made is there already.

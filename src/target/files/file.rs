@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -17,6 +18,8 @@ pub struct FileHandle {
     path: Vec<u8>,
     temporary: Option<Place>,
     place: Place,
+    /// Where the furthest write ended.
+    end: AtomicU64,
 }
 
 impl FileHandle {
@@ -38,6 +41,7 @@ impl FileHandle {
                 Err(error) => return Err(TargetError::new(&self.path, "write to it", error)),
             }
         }
+        self.end.fetch_max(offset, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -100,25 +104,26 @@ impl RestoreTarget {
         };
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mode = Mode::from(0o600);
+        let mode = Mode::from_raw_mode(first_mode(node.mode));
         let fd = rustix::fs::openat(&temporary.directory, &*temporary.name, flags, mode)
             .map_err(|error| TargetError::new(path, "create it", error))?;
-        let handle = FileHandle {
+        Ok(Some(FileHandle {
             fd,
             path: path.to_vec(),
             temporary: Some(temporary),
             place,
-        };
-        if node.size > 0 {
-            rustix::fs::ftruncate(&handle.fd, node.size)
-                .map_err(|error| TargetError::new(path, "give it its size", error))?;
-        }
-        Ok(Some(handle))
+            end: AtomicU64::new(0),
+        }))
     }
 
     /// Sets a written file's metadata and gives it its name. `xattrs` are all its attributes.
     pub fn finish_file(&self, mut handle: FileHandle, node: &Node, xattrs: &[Xattr]) -> Result<()> {
-        self.apply(&handle.path, handle.fd.as_fd(), node, xattrs)?;
+        if handle.end.load(Ordering::Relaxed) < node.size {
+            rustix::fs::ftruncate(&handle.fd, node.size)
+                .map_err(|error| TargetError::new(&handle.path, "give it its size", error))?;
+        }
+        let inherited = handle.place.directory.inherits();
+        self.apply(&handle.path, handle.fd.as_fd(), node, xattrs, inherited)?;
         let Some(temporary) = &handle.temporary else {
             return Ok(());
         };
@@ -160,8 +165,18 @@ impl RestoreTarget {
             let differences = self.compare_metadata(&file.path, node, xattrs)?;
             return Ok(node.link_group.is_some() && differences.is_empty());
         }
-        self.apply(&file.path, file.fd.as_fd(), node, xattrs)?;
+        self.apply(&file.path, file.fd.as_fd(), node, xattrs, true)?;
         Ok(true)
+    }
+}
+
+/// The mode that a file is created with: its own where nobody can read by it who can't when the file has its owner, else the owner's alone.
+/// Most files then need no change of their mode, which waits for the server on a share and for the journal on a disk.
+fn first_mode(mode: u32) -> u32 {
+    let (group, others) = ((mode >> 3) & 7, mode & 7);
+    match group & !others {
+        0 => 0o600 | (mode & 0o777),
+        _ => 0o600,
     }
 }
 

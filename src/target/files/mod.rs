@@ -27,7 +27,6 @@ mod spill;
 mod tests;
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -39,7 +38,7 @@ pub use create::{Created, TEMPORARY_PREFIX};
 pub use file::{ExistingFile, FileHandle};
 
 use self::apply::OwnerNumbers;
-use self::beneath::Handles;
+use self::beneath::{Directory, Handles};
 use self::spill::Spill;
 
 /// Whose files the restored ones become.
@@ -76,6 +75,8 @@ pub struct RestoreOptions {
     /// The target is more than what is restored (`/`, say): directories that exist keep their metadata, and what stands in the place of an
     /// archived directory stays, also a link to one.
     pub amid_others: bool,
+    /// Threads that finish directories; 0 is 1. The callers of everything else bring their own.
+    pub threads: usize,
 }
 
 /// Why something was not restored.
@@ -148,7 +149,7 @@ pub struct Problems {
 /// A directory that a restore fills.
 #[derive(Debug)]
 pub struct RestoreTarget {
-    root: Arc<OwnedFd>,
+    root: Arc<Directory>,
     path: PathBuf,
     options: RestoreOptions,
     handles: Handles,
@@ -175,7 +176,7 @@ impl RestoreTarget {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::openat(rustix::fs::CWD, path, flags, Mode::empty())
             .map_err(|error| TargetError::new(&shown, "open this directory", error))?;
-        let root = Arc::new(root);
+        let root = Arc::new(Directory::from(root));
         let spill = || {
             Spill::new().map_err(|error| TargetError::io(&shown, "create a scratch file", &error))
         };
@@ -195,6 +196,12 @@ impl RestoreTarget {
             groups: Mutex::new(HashMap::new()),
             problems: Mutex::new(Problems::default()),
         })
+    }
+
+    /// Waits until the file system of the target has written everything; an error of writing since it was opened is an error here.
+    pub fn sync(&self) -> Result<()> {
+        rustix::fs::syncfs(&*self.root)
+            .map_err(|error| TargetError::new(b"", "write everything to the disk", error))
     }
 
     /// The path it was opened with, for people.

@@ -481,6 +481,7 @@ fn special_bits_need_the_owner() {
         special: true,
         existing: Existing::Replace,
         amid_others: false,
+        threads: 3,
     };
     let chowning = target(directory.path(), by_number);
     write(&chowning, "foreign", &foreign, b"x").unwrap();
