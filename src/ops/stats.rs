@@ -21,9 +21,9 @@ use crate::format::node::{ChunkRef, Content, NodeKind};
 use crate::format::pack::Class;
 use crate::sort::Sorter;
 use crate::store::chunk_index::ChunkIndex;
-use crate::store::{Repository, StoreError};
 use crate::store::reader::ChunkReader;
 use crate::store::tree::Chunks;
+use crate::store::{Repository, StoreError};
 
 /// Memory of the sort of a snapshot's chunk ids.
 const SORT_BYTES: usize = 64 << 20;

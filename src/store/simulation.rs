@@ -2,7 +2,7 @@
 //!
 //! Everything comes from a seed, in one thread: a race is an action of somebody else between a test and its create. After every step the
 //! invariants are checked by brute force:
-//! - I(n): every chunk of every root is in an uncondemned pack that a run of the index names;
+//! - I(n): every chunk of every root is in an uncondemned pack that a run of the index names, and so is the pack on which frames of one are;
 //! - E: everything that entries name and none condemns exists;
 //! - at the end everybody dies, every session expires, and one prune leaves what the live snapshots need and nothing else.
 
@@ -20,6 +20,7 @@ use crate::format::header::{Header, SealedKind};
 use crate::format::id::ObjectHash;
 use crate::format::index::RunPack;
 use crate::format::log::GcList;
+use crate::format::pack::Encoding;
 use crate::format::snapshot::Record;
 
 const CHUNKS: u8 = 6;
@@ -67,6 +68,11 @@ fn record_of(chunks: &BTreeSet<u8>) -> Record {
     }
 }
 
+/// The pack that frames of a pack are on.
+fn base_of(pack: &RunPack) -> Option<ObjectHash> {
+    pack.frames[0].base.map(|(base, _)| base)
+}
+
 /// Uncondemned packs of the index at `state`, with what they hold. An error is a run that is absent: the log went on.
 fn index_of(repository: &Repository, state: &State) -> Result<Packs, StoreError> {
     let mut packs = Packs::new();
@@ -112,6 +118,8 @@ struct Writer {
     /// Chunks found in packs of others, by pack.
     reused: BTreeMap<ObjectHash, BTreeSet<u8>>,
     to_store: BTreeSet<u8>,
+    /// Packs that own frames may be on.
+    bases: Vec<ObjectHash>,
     own: Packs,
     durable: PacksDurable,
     runs: RunsDurable,
@@ -131,6 +139,10 @@ impl Writer {
             parents: Vec::new(),
             reused: BTreeMap::new(),
             to_store: BTreeSet::new(),
+            bases: {
+                let alone = index.values().filter(|(pack, _)| base_of(pack).is_none());
+                alone.map(|(pack, _)| pack.name).collect()
+            },
             own: Packs::new(),
             durable: PacksDurable::default(),
             runs: RunsDurable::default(),
@@ -179,7 +191,12 @@ impl Writer {
                 .copied()
                 .take(1 + dice.below(3))
                 .collect();
-            let (durable, pack) = store_pack(&self.session, &some)?;
+            let (durable, mut pack) = store_pack(&self.session, &some)?;
+            if let Some(base) = dice.pick(&self.bases).filter(|_| dice.one_in(2)) {
+                pack.frames[0].base = Some((base, 0));
+                pack.frames[0].encoding = Encoding::ZstdPrefix;
+                self.reused.entry(base).or_default();
+            }
             self.durable.extend(durable);
             self.to_store.retain(|chunk| !some.contains(chunk));
             self.own
@@ -233,9 +250,15 @@ impl Writer {
     ) -> Result<(), StoreError> {
         let index = index_of(self.session.repository(), state)?;
         let mut wanted = BTreeSet::new();
-        for pack in &lost.packs {
-            let (_, chunks) = self.own.remove(pack).unwrap();
-            self.to_store.extend(chunks);
+        self.bases.retain(|base| !state.is_unusable_pack(base));
+        let own = std::mem::take(&mut self.own);
+        for (name, (pack, chunks)) in own {
+            let base = base_of(&pack);
+            if lost.packs.contains(&name) || base.is_some_and(|base| lost.packs.contains(&base)) {
+                self.to_store.extend(chunks);
+            } else {
+                self.own.insert(name, (pack, chunks));
+            }
         }
         for pack in &lost.reused {
             wanted.extend(self.reused.remove(pack).unwrap());
@@ -305,7 +328,20 @@ fn make_gc(
         packs: candidates(ObjectKind::Pack)?,
         ..GcList::default()
     };
+    kept.extend(
+        index
+            .values()
+            .filter(|(pack, _)| kept.contains(&pack.name))
+            .filter_map(|(pack, _)| base_of(pack))
+            .collect::<Vec<_>>(),
+    );
     list.packs.retain(|pack| !kept.contains(pack));
+    // A pack goes together with all that have frames on it.
+    for (pack, _) in index.values() {
+        if !list.packs.contains(&pack.name) {
+            list.packs.retain(|listed| Some(*listed) != base_of(pack));
+        }
+    }
     let listed: HashSet<_> = list.packs.iter().copied().collect();
     let gone = |pack: &ObjectHash| listed.contains(pack) || state.is_condemned_pack(pack);
     list.runs = candidates(ObjectKind::Index)?;
@@ -498,6 +534,11 @@ impl World {
             index.keys().all(|pack| exists(ObjectKind::Pack, pack)),
             "every pack of the index is there"
         );
+        let mut bases = index.values().filter_map(|(pack, _)| base_of(pack));
+        assert!(
+            bases.all(|base| index.contains_key(&base)),
+            "every base of the index is there"
+        );
         for root in state.roots() {
             let record = self
                 .observer
@@ -538,9 +579,9 @@ impl World {
         for name in self.memory.contents().keys() {
             let hash = name.hash().map(ObjectHash).unwrap_or_default();
             let wanted = match name.kind() {
-                ObjectKind::Pack => index
-                    .get(&hash)
-                    .is_some_and(|(_, chunks)| !chunks.is_disjoint(&needed)),
+                ObjectKind::Pack => index.iter().any(|(name, (pack, chunks))| {
+                    (*name == hash || base_of(pack) == Some(hash)) && !chunks.is_disjoint(&needed)
+                }),
                 ObjectKind::Index => state.index().contains_key(&hash),
                 ObjectKind::Snapshot => state.is_live(&hash),
                 ObjectKind::Gc => state.names_list(&hash),

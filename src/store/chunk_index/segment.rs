@@ -693,7 +693,9 @@ pub(super) fn merge(
             while place < range.end {
                 let page = input.page_entries(place).map_err(failed)?;
                 if page.is_empty() {
-                    return Err(failed(Broken("the entries of a pack are out of range".into())));
+                    return Err(failed(Broken(
+                        "the entries of a pack are out of range".into(),
+                    )));
                 }
                 for entry in page {
                     if place == range.end {
