@@ -10,6 +10,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::fs::{Advice, FileType, OFlags};
@@ -216,7 +217,10 @@ fn take_over(
     if same_state && !entry.encoded.is_empty() && is_same_node(shared, dir, stat, old) {
         shared.sink.stats.files_unmodified.one();
         shared.sink.stats.bytes_unmodified.add(stat.size);
-        return shared.add_same(path, old, &entry.encoded);
+        one(&shared.counts.files);
+        shared.counts.bytes.fetch_add(old.size, Ordering::Relaxed);
+        let sink = &shared.sink;
+        return sink.add_encoded_node(path, old, &entry.encoded);
     }
     let mut node = base_node(shared, dir, &entry.name, stat);
     node.content.clone_from(&old.content);

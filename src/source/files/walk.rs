@@ -210,13 +210,6 @@ impl Shared {
         }
         self.sink.add_node(path, node)
     }
-
-    /// The same for a file that is as the parent has it, whose bytes are at hand.
-    pub(super) fn add_same(&self, path: &TreePath, old: &Node, encoded: &[u8]) -> Result<()> {
-        one(&self.counts.files);
-        self.counts.bytes.fetch_add(old.size, Ordering::Relaxed);
-        self.sink.add_encoded_node(path, old, encoded)
-    }
 }
 
 /// Flags for opening what is read.
