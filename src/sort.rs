@@ -11,6 +11,7 @@
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -20,9 +21,15 @@ use crate::error::{Error, Result};
 
 const HEAD_LEN: usize = 16;
 const READ_BUFFER: usize = 64 << 10;
+/// What a record costs beside its bytes, when it is collected and when it is sorted.
+const START_BYTES: usize = size_of::<u32>() + size_of::<Slot>();
+/// Groups this small are sorted by whole keys.
+const GROUP_MIN: usize = 16;
+/// So much of a key is looked at in steps of eight bytes.
+const STEPS_BYTES_MAX: usize = 1 << 10;
 
 /// One record.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sorted {
     /// What it is sorted by.
     pub key: Vec<u8>,
@@ -60,9 +67,15 @@ impl Sorter {
 
     /// Adds a record; returns its sequence number.
     pub fn push(&self, key: &[u8], value: &[u8]) -> Result<u64> {
+        self.push_parts(key, &[value])
+    }
+
+    /// Adds a record whose value comes in parts.
+    pub fn push_parts(&self, key: &[u8], value: &[&[u8]]) -> Result<u64> {
         let too_long = |_e| Error::Message("a path or its metadata is longer than 4 GiB".into());
         let key_len = u32::try_from(key.len()).map_err(too_long)?;
-        let value_len = u32::try_from(value.len()).map_err(too_long)?;
+        let value_len = value.iter().map(|part| part.len()).sum::<usize>();
+        let value_len = u32::try_from(value_len).map_err(too_long)?;
         let mut buffer = lock(&self.buffer);
         let seq = buffer.next_seq;
         buffer.next_seq += 1;
@@ -73,8 +86,10 @@ impl Sorter {
         buffer.arena.extend_from_slice(&value_len.to_le_bytes());
         buffer.arena.extend_from_slice(&seq.to_le_bytes());
         buffer.arena.extend_from_slice(key);
-        buffer.arena.extend_from_slice(value);
-        if buffer.arena.len() + 8 * buffer.starts.len() >= self.budget {
+        for part in value {
+            buffer.arena.extend_from_slice(part);
+        }
+        if buffer.arena.len() + START_BYTES * buffer.starts.len() >= self.budget {
             self.spill(&mut buffer)?;
         }
         Ok(seq)
@@ -106,7 +121,8 @@ impl Sorter {
         });
         let mut heap = BinaryHeap::with_capacity(runs.len());
         for (run, source) in runs.iter_mut().enumerate() {
-            if let Some(record) = source.next()? {
+            let mut record = Sorted::default();
+            if source.next_into(&mut record)? {
                 heap.push(Head { record, run });
             }
         }
@@ -159,11 +175,42 @@ fn key_of(record: &[u8]) -> (&[u8], u64) {
     (&record[HEAD_LEN..HEAD_LEN + field(record, 0)], seq)
 }
 
+/// The next eight bytes of a record's key, as a number that sorts as they do, and where the record starts.
+type Slot = (u64, u32);
+
 fn sort(buffer: &mut Buffer) {
     let arena = &buffer.arena;
-    buffer
-        .starts
-        .sort_unstable_by(|a, b| key_of(record_at(arena, *a)).cmp(&key_of(record_at(arena, *b))));
+    let mut slots: Vec<Slot> = buffer.starts.iter().map(|start| (0, *start)).collect();
+    sort_from(arena, &mut slots, 0);
+    for (start, slot) in buffer.starts.iter_mut().zip(&slots) {
+        *start = slot.1;
+    }
+}
+
+/// Sorts records whose keys are equal in their first `depth` bytes. Paths share long beginnings, so whole keys are compared only in small
+/// groups; before that, eight bytes at a time, which lie side by side.
+fn sort_from(arena: &[u8], slots: &mut [Slot], depth: usize) {
+    let whole = |start: u32| key_of(record_at(arena, start));
+    if slots.len() < GROUP_MIN || depth >= STEPS_BYTES_MAX {
+        return slots.sort_unstable_by(|a, b| whole(a.1).cmp(&whole(b.1)));
+    }
+    let mut longer = false;
+    for slot in slots.iter_mut() {
+        let rest = whole(slot.1).0.get(depth..).unwrap_or_default();
+        longer |= rest.len() > 8;
+        let mut eight = [0; 8];
+        let len = rest.len().min(8);
+        eight[..len].copy_from_slice(&rest[..len]);
+        slot.0 = u64::from_le_bytes(eight).swap_bytes();
+    }
+    slots.sort_unstable_by_key(|slot| slot.0);
+    for group in slots.chunk_by_mut(|a, b| a.0 == b.0) {
+        // A key that ends here and one that goes on with NUL look the same: only whole keys tell them apart.
+        let next = if longer { depth + 8 } else { STEPS_BYTES_MAX };
+        if group.len() > 1 {
+            sort_from(arena, group, next);
+        }
+    }
 }
 
 enum Run {
@@ -175,36 +222,40 @@ enum Run {
 }
 
 impl Run {
-    fn next(&mut self) -> Result<Option<Sorted>> {
+    /// Puts the next record into `out`; `false` at the end, when `out` means nothing.
+    fn next_into(&mut self, out: &mut Sorted) -> Result<bool> {
         match self {
-            Self::Memory { arena, starts } => Ok(starts.next().map(|start| {
+            Self::Memory { arena, starts } => {
+                let Some(start) = starts.next() else {
+                    return Ok(false);
+                };
                 let record = record_at(arena, start);
                 let (key, seq) = key_of(record);
-                Sorted {
-                    key: key.to_vec(),
-                    seq,
-                    value: record[HEAD_LEN + key.len()..].to_vec(),
-                }
-            })),
-            Self::File(reader) => {
-                read_record(reader).map_err(|e| Error::local("cannot read back a spilled run", e))
+                out.key.clear();
+                out.key.extend_from_slice(key);
+                out.seq = seq;
+                out.value.clear();
+                out.value.extend_from_slice(&record[HEAD_LEN + key.len()..]);
+                Ok(true)
             }
+            Self::File(reader) => read_record(reader, out)
+                .map_err(|e| Error::local("cannot read back a spilled run", e)),
         }
     }
 }
 
-fn read_record(reader: &mut BufReader<File>) -> std::io::Result<Option<Sorted>> {
+fn read_record(reader: &mut BufReader<File>, out: &mut Sorted) -> std::io::Result<bool> {
     let mut head = [0; HEAD_LEN];
     if reader.read(&mut head[..1])? == 0 {
-        return Ok(None);
+        return Ok(false);
     }
     reader.read_exact(&mut head[1..])?;
-    let mut key = vec![0; field(&head, 0)];
-    let mut value = vec![0; field(&head, 4)];
-    reader.read_exact(&mut key)?;
-    reader.read_exact(&mut value)?;
-    let seq = u64::from_le_bytes(head[8..].try_into().expect("eight bytes"));
-    Ok(Some(Sorted { key, seq, value }))
+    out.key.resize(field(&head, 0), 0);
+    out.value.resize(field(&head, 4), 0);
+    reader.read_exact(&mut out.key)?;
+    reader.read_exact(&mut out.value)?;
+    out.seq = u64::from_le_bytes(head[8..].try_into().expect("eight bytes"));
+    Ok(true)
 }
 
 struct Head {
@@ -246,17 +297,36 @@ impl std::fmt::Debug for SortedRecords {
     }
 }
 
+impl SortedRecords {
+    /// Puts the next record into `out`, whose memory is used again; `false` at the end, when `out` means nothing.
+    pub fn next_into(&mut self, out: &mut Sorted) -> Result<bool> {
+        let Some(mut head) = self.heap.peek_mut() else {
+            return Ok(false);
+        };
+        std::mem::swap(&mut head.record, out);
+        let run = head.run;
+        if !self.runs[run].next_into(&mut head.record)? {
+            PeekMut::pop(head);
+        }
+        Ok(true)
+    }
+
+    /// The key of the record that comes next.
+    pub fn next_key(&self) -> Option<&[u8]> {
+        self.heap.peek().map(|head| head.record.key.as_slice())
+    }
+}
+
 impl Iterator for SortedRecords {
     type Item = Result<Sorted>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let Head { record, run } = self.heap.pop()?;
-        match self.runs[run].next() {
-            Ok(Some(record)) => self.heap.push(Head { record, run }),
-            Ok(None) => {}
-            Err(e) => return Some(Err(e)),
+        let mut record = Sorted::default();
+        match self.next_into(&mut record) {
+            Ok(true) => Some(Ok(record)),
+            Ok(false) => None,
+            Err(e) => Some(Err(e)),
         }
-        Some(Ok(record))
     }
 }
 
@@ -287,6 +357,31 @@ mod tests {
         let out = sorted(1 << 20, &records);
         assert_eq!(out.iter().map(|r| r.1).collect::<Vec<_>>(), [2, 1, 0, 3]);
         assert!(sorted(1 << 20, &[]).is_empty());
+    }
+
+    #[test]
+    fn long_shared_beginnings_and_nul_are_in_order() {
+        let mut keys: Vec<Vec<u8>> = Vec::new();
+        for length in 0..40 {
+            for byte in [0, 1, b'a', 0xff] {
+                keys.push(vec![byte; length]);
+                keys.push([vec![b'a'; length], vec![0; 3], vec![byte]].concat());
+                keys.push([vec![b'x'; STEPS_BYTES_MAX + length], vec![byte]].concat());
+            }
+        }
+        let mut expected: Vec<_> = (0u64..)
+            .zip(keys.clone())
+            .map(|(n, key)| (key, n))
+            .collect();
+        expected.sort();
+        let records: Vec<_> = keys.into_iter().map(|key| (key, Vec::new())).collect();
+        for budget in [1 << 12, 1 << 26] {
+            let found: Vec<_> = sorted(budget, &records)
+                .into_iter()
+                .map(|r| (r.0, r.1))
+                .collect();
+            assert_eq!(found, expected);
+        }
     }
 
     #[test]

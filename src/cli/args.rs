@@ -299,6 +299,9 @@ pub(super) struct Backup {
     /// Bytes a second that are written to the repository, at most: 10M [default: rate in the site file's [limits], else no limit]
     #[arg(long, value_name = "SIZE", value_parser = super::output::parse_size)]
     pub(super) limit_rate: Option<u64>,
+    /// How hard to compress: fast, balanced, max, or a level from 1 to 19 [default: compression in the site file's [limits], else fast]
+    #[arg(long, value_name = "HOW", value_parser = holdfast::site::compression::level)]
+    pub(super) compression: Option<i32>,
     /// Leave the site running although the site file says how to stop it ([quiesce]); the record says of each part that it was not at rest
     #[arg(long)]
     pub(super) no_stop: bool,
@@ -514,6 +517,9 @@ pub(super) struct Copy {
     /// Threads that compute [default: one for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(super) workers: Option<u32>,
+    /// How hard to compress what is sent: fast, balanced, max, or a level from 1 to 19 [default: as for backup]
+    #[arg(long, value_name = "HOW", value_parser = holdfast::site::compression::level)]
+    pub(super) compression: Option<i32>,
 }
 
 #[derive(Debug, ClapArgs)]

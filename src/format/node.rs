@@ -282,21 +282,31 @@ pub fn decode_items<'b, T: Decode<'b, ()>>(
 /// Decodes the nodes of one chunk of a directory's stream and checks their names and that they ascend.
 pub fn decode_nodes(bytes: &[u8]) -> Result<Vec<Node>, minicbor::decode::Error> {
     let mut nodes: Vec<Node> = Vec::new();
-    let mut decoder = minicbor::Decoder::new(bytes);
-    while decoder.position() < bytes.len() {
-        let node: Node = decoder.decode()?;
-        if !is_valid_name(&node.name) {
-            return Err(minicbor::decode::Error::message("name of a node"));
-        }
-        if nodes.last().is_some_and(|last| last.name >= node.name) {
-            return Err(minicbor::decode::Error::message("order of nodes"));
-        }
-        if node.modified.nanos > 999_999_999 {
-            return Err(minicbor::decode::Error::message("nanoseconds of a node"));
-        }
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let last = nodes.last().map_or(&b""[..], |last| &last.name);
+        let (node, len) = decode_node(rest, last)?;
         nodes.push(node);
+        rest = &rest[len..];
     }
     Ok(nodes)
+}
+
+/// Decodes the node that stands first in `bytes`, checks its name and that it comes after `last`, the name before it (empty: none), and
+/// says how long it is.
+pub fn decode_node(bytes: &[u8], last: &[u8]) -> Result<(Node, usize), minicbor::decode::Error> {
+    let mut decoder = minicbor::Decoder::new(bytes);
+    let node: Node = decoder.decode()?;
+    if !is_valid_name(&node.name) {
+        return Err(minicbor::decode::Error::message("name of a node"));
+    }
+    if last >= node.name.as_slice() {
+        return Err(minicbor::decode::Error::message("order of nodes"));
+    }
+    if node.modified.nanos > 999_999_999 {
+        return Err(minicbor::decode::Error::message("nanoseconds of a node"));
+    }
+    Ok((node, decoder.position()))
 }
 
 #[cfg(test)]

@@ -33,6 +33,9 @@ struct Queues {
     units: VecDeque<Unit>,
     tasks: Vec<Job>,
     bytes_in_flight: usize,
+    /// Workers that wait for work, and sources that wait for room: where nobody waits nobody is called, which would be a system call.
+    idle: usize,
+    blocked: usize,
     closed: bool,
     error: Option<Error>,
 }
@@ -119,8 +122,11 @@ impl Pool {
             return Ok(Some(job));
         }
         queues.tasks.push(job);
+        let wake = queues.idle > 0;
         drop(queues);
-        self.shared.work.notify_one();
+        if wake {
+            self.shared.work.notify_one();
+        }
         Ok(None)
     }
 
@@ -201,11 +207,13 @@ impl Pool {
             if queues.closed {
                 return None;
             }
+            queues.idle += 1;
             queues = self
                 .shared
                 .work
                 .wait(queues)
                 .unwrap_or_else(PoisonError::into_inner);
+            queues.idle -= 1;
         }
     }
 
@@ -213,8 +221,23 @@ impl Pool {
         let mut queues = lock(&self.shared.queues);
         queues.bytes_in_flight -= bytes;
         *lock(&source.in_flight) -= 1;
+        let wake = queues.blocked > 0;
         drop(queues);
-        self.shared.room.notify_all();
+        if wake {
+            self.shared.room.notify_all();
+        }
+    }
+
+    /// Waits until a unit is done or the run is stopped.
+    fn wait_for_room<'q>(&self, mut queues: MutexGuard<'q, Queues>) -> MutexGuard<'q, Queues> {
+        queues.blocked += 1;
+        let mut queues = self
+            .shared
+            .room
+            .wait(queues)
+            .unwrap_or_else(PoisonError::into_inner);
+        queues.blocked -= 1;
+        queues
     }
 }
 
@@ -258,10 +281,7 @@ impl SourceQueue {
             if own == 0 || queues.bytes_in_flight.saturating_add(bytes) <= shared.bytes_max {
                 break;
             }
-            queues = shared
-                .room
-                .wait(queues)
-                .unwrap_or_else(PoisonError::into_inner);
+            queues = self.pool.wait_for_room(queues);
         }
         *lock(&self.source.in_flight) += 1;
         queues.bytes_in_flight += bytes;
@@ -270,8 +290,11 @@ impl SourceQueue {
             bytes,
             source: self.source.clone(),
         });
+        let wake = queues.idle > 0;
         drop(queues);
-        shared.work.notify_one();
+        if wake {
+            shared.work.notify_one();
+        }
         Ok(())
     }
 
@@ -284,10 +307,7 @@ impl SourceQueue {
             if *lock(&self.source.in_flight) == 0 {
                 return Ok(());
             }
-            queues = shared
-                .room
-                .wait(queues)
-                .unwrap_or_else(PoisonError::into_inner);
+            queues = self.pool.wait_for_room(queues);
         }
     }
 }

@@ -75,6 +75,12 @@ pub trait Observer: Send + Sync {
     fn saw(&self, path: &TreePath, node: &Node) -> Result<()>;
 }
 
+fn is_encoding_of(encoded: &[u8], node: &Node) -> bool {
+    let mut expected = Vec::new();
+    encode_item(node, &mut expected);
+    expected == encoded
+}
+
 impl fmt::Debug for Sink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sink").finish_non_exhaustive()
@@ -109,6 +115,15 @@ impl Sink {
             observer.saw(path, &node)?;
         }
         self.tree.add(path, &node)
+    }
+
+    /// The same for a node whose bytes are at hand, as they stood in the parent.
+    pub fn add_encoded_node(&self, path: &TreePath, node: &Node, encoded: &[u8]) -> Result<()> {
+        debug_assert!(is_encoding_of(encoded, node), "{node:?}");
+        if let Some(observer) = &self.observer {
+            observer.saw(path, node)?;
+        }
+        self.tree.add_encoded(path, node, encoded)
     }
 
     /// Takes back everything at and below `path` (a database that failed half-way leaves nothing).

@@ -21,14 +21,20 @@ use super::worker::Worker;
 use crate::error::{Error, Result};
 use crate::format::node::{Content, Node, Subtree, encode_item, is_valid_name};
 use crate::format::pack::Class;
-use crate::sort::Sorter;
+use crate::sort::{Sorted, Sorter};
 
 /// A chunk of a directory's stream that reaches this many bytes ends.
 pub const DIRECTORY_CHUNK_MAX: usize = 256 << 10;
 const BORDER: u64 = u64::MAX / 128;
+/// Most nodes are shorter.
+const ENCODED_USUAL_BYTES: usize = 512;
 
+/// What a record's value begins with: a node that is taken apart when its directory is written,
 const TAG_NODE: u8 = 0;
+/// nothing more (what was added at and below this path until now does not count),
 const TAG_DISCARD: u8 = 1;
+/// or the size (8 bytes, little-endian) and the bytes of a node that has nothing below it, which go into its directory as they are.
+const TAG_LEAF: u8 = 2;
 
 /// Collects nodes and builds the tree.
 #[derive(Debug)]
@@ -47,15 +53,18 @@ pub struct BuiltTree {
 
 struct OpenDirectory {
     node: Node,
+    /// Length of its key, of which the keys of what it holds begin with.
+    key_len: usize,
     chunk: Vec<u8>,
     content: ContentBuilder,
     subtree: Subtree,
 }
 
 impl OpenDirectory {
-    fn new(node: Node) -> Self {
+    fn new(node: Node, key_len: usize) -> Self {
         Self {
             node,
+            key_len,
             chunk: Vec::new(),
             content: ContentBuilder::default(),
             subtree: Subtree::default(),
@@ -72,9 +81,25 @@ impl OpenDirectory {
             self.subtree.bytes += node.size;
         }
         encode_item(node, &mut self.chunk);
-        if self.chunk.len() >= DIRECTORY_CHUNK_MAX
-            || is_border(&worker.parts().split_key, &node.name)
-        {
+        self.end_entry(worker, &node.name)
+    }
+
+    /// Adds a node that has nothing below it, by its bytes.
+    fn add_leaf(
+        &mut self,
+        worker: &mut Worker,
+        name: &[u8],
+        size: u64,
+        encoded: &[u8],
+    ) -> Result<()> {
+        self.subtree.files += 1;
+        self.subtree.bytes += size;
+        self.chunk.extend_from_slice(encoded);
+        self.end_entry(worker, name)
+    }
+
+    fn end_entry(&mut self, worker: &mut Worker, name: &[u8]) -> Result<()> {
+        if self.chunk.len() >= DIRECTORY_CHUNK_MAX || is_border(&worker.parts().split_key, name) {
             self.end_chunk(worker)?;
         }
         Ok(())
@@ -114,11 +139,24 @@ impl TreeBuilder {
         }
     }
 
-    /// Adds a node; the last one for a path counts.
+    /// Adds a node, whose name is the last of the path; the last one for a path counts.
     pub fn add(&self, path: &TreePath, node: &Node) -> Result<()> {
-        let mut value = vec![TAG_NODE];
-        encode_item(node, &mut value);
-        self.nodes.push(path.key(), &value).map(drop)
+        let mut encoded = Vec::with_capacity(ENCODED_USUAL_BYTES);
+        encode_item(node, &mut encoded);
+        self.add_encoded(path, node, &encoded)
+    }
+
+    /// The same for a node whose bytes are at hand.
+    pub fn add_encoded(&self, path: &TreePath, node: &Node, encoded: &[u8]) -> Result<()> {
+        if split_last(path.key()).1 != node.name {
+            return Err(impossible(path.key()));
+        }
+        let size = node.size.to_le_bytes();
+        let parts: &[&[u8]] = match node.is_directory() || node.subtree.is_some() {
+            true => &[&[TAG_NODE], encoded],
+            false => &[&[TAG_LEAF], &size, encoded],
+        };
+        self.nodes.push_parts(path.key(), parts).map(drop)
     }
 
     /// Takes back what was added at and below `path` until now.
@@ -128,28 +166,26 @@ impl TreeBuilder {
 
     /// Writes the tree.
     pub fn finish(&self, worker: &mut Worker) -> Result<BuiltTree> {
-        let mut stack: Vec<OpenDirectory> = vec![OpenDirectory::new(Node::virtual_directory(b""))];
+        let mut stack = vec![OpenDirectory::new(Node::virtual_directory(b""), 0)];
+        // The key of the directory on top of the stack, kept to tell at a glance that the next record lies in it.
+        let mut open = Vec::new();
         let mut discarded: Vec<(Vec<u8>, u64)> = Vec::new();
-        let mut records = self.nodes.drain()?.peekable();
-        while let Some(record) = records.next() {
-            let record = record?;
+        let mut records = self.nodes.drain()?;
+        let mut record = Sorted::default();
+        while records.next_into(&mut record)? {
             discarded.retain(|(prefix, _)| is_within(&record.key, prefix));
             if record.value.first() == Some(&TAG_DISCARD) {
-                discarded.push((record.key, record.seq));
+                discarded.push((std::mem::take(&mut record.key), record.seq));
                 continue;
             }
             // The last record for a path counts, be it a node or a discard.
-            if let Some(Ok(next)) = records.peek()
-                && next.key == record.key
-            {
+            if records.next_key() == Some(&record.key) {
                 continue;
             }
             if discarded.iter().any(|(_, seq)| *seq > record.seq) {
                 continue;
             }
-            let node: Node = minicbor::decode(&record.value[1..])
-                .map_err(|e| Error::Message(format!("scratch data came back damaged: {e}")))?;
-            place(&mut stack, worker, &record.key, node)?;
+            place(&mut stack, &mut open, worker, &record)?;
         }
         while stack.len() > 1 {
             close_top(&mut stack, worker)?;
@@ -182,43 +218,74 @@ fn close_top(stack: &mut Vec<OpenDirectory>, worker: &mut Worker) -> Result<()> 
         .add(worker, &node)
 }
 
+/// Puts a record where it belongs: directories that it does not lie in are closed, those above it that nobody added are opened.
 fn place(
     stack: &mut Vec<OpenDirectory>,
+    open: &mut Vec<u8>,
     worker: &mut Worker,
-    key: &[u8],
-    node: Node,
+    record: &Sorted,
 ) -> Result<()> {
-    let names: Vec<&[u8]> = key.split(|b| *b == 0).collect();
-    let Some((name, parents)) = names.split_last() else {
-        return Ok(());
-    };
-    if names.iter().any(|name| !is_valid_name(name)) || node.name != *name {
-        let path = String::from_utf8_lossy(key).replace('\0', "/");
-        return Err(Error::Message(format!(
-            "{path} can't be a path in a snapshot; this is a bug in holdfast"
-        )));
+    let damaged = |what: &str| Error::Message(format!("scratch data came back damaged: {what}"));
+    let (parent, name) = split_last(&record.key);
+    if !is_valid_name(name) {
+        return Err(impossible(&record.key));
     }
-    let common = stack
-        .iter()
-        .skip(1)
-        .zip(parents)
-        .take_while(|(open, name)| open.node.name == **name)
-        .count();
-    while stack.len() > common + 1 {
+    while !is_within(parent, open) {
         close_top(stack, worker)?;
+        open.truncate(stack.last().map_or(0, |directory| directory.key_len));
     }
-    for missing in parents.iter().skip(common) {
-        stack.push(OpenDirectory::new(Node::virtual_directory(missing)));
+    while open.len() < parent.len() {
+        let rest = &parent[open.len() + usize::from(!open.is_empty())..];
+        let missing = rest.split(|b| *b == 0).next().unwrap_or_default();
+        if !is_valid_name(missing) {
+            return Err(impossible(&record.key));
+        }
+        enter(stack, open, Node::virtual_directory(missing));
     }
-    if node.is_directory() {
-        stack.push(OpenDirectory::new(node));
-        Ok(())
-    } else {
-        stack
-            .last_mut()
-            .expect("the root stays open")
-            .add(worker, &node)
+    let top = stack.last_mut().expect("the root stays open");
+    match record.value.split_first() {
+        Some((&TAG_LEAF, rest)) => {
+            let (size, encoded) = rest
+                .split_first_chunk::<8>()
+                .ok_or_else(|| damaged("a record is cut"))?;
+            top.add_leaf(worker, name, u64::from_le_bytes(*size), encoded)
+        }
+        Some((_, encoded)) => {
+            let node: Node = minicbor::decode(encoded).map_err(|e| damaged(&e.to_string()))?;
+            match node.is_directory() {
+                true => {
+                    enter(stack, open, node);
+                    Ok(())
+                }
+                false => top.add(worker, &node),
+            }
+        }
+        None => Err(damaged("a record is empty")),
     }
+}
+
+/// Opens a directory in the one on top.
+fn enter(stack: &mut Vec<OpenDirectory>, open: &mut Vec<u8>, node: Node) {
+    if !open.is_empty() {
+        open.push(0);
+    }
+    open.extend_from_slice(&node.name);
+    stack.push(OpenDirectory::new(node, open.len()));
+}
+
+/// The key of the directory that a key lies in, and the last name.
+fn split_last(key: &[u8]) -> (&[u8], &[u8]) {
+    match key.iter().rposition(|b| *b == 0) {
+        Some(at) => (&key[..at], &key[at + 1..]),
+        None => (&[], key),
+    }
+}
+
+fn impossible(key: &[u8]) -> Error {
+    let path = String::from_utf8_lossy(key).replace('\0', "/");
+    Error::Message(format!(
+        "{path} can't be a path in a snapshot; this is a bug in holdfast"
+    ))
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@
 //! 3. No error and no `Debug` output of this module shows a secret (tests `debug_shows_no_secret`).
 
 pub mod command;
+pub mod compression;
 pub mod config;
 pub mod key_text;
 pub mod lists;

@@ -27,5 +27,14 @@ pub trait ParentTree: Send + Sync + std::fmt::Debug {
     fn entries(
         &self,
         directory: &Content,
-    ) -> Box<dyn Iterator<Item = Result<Node, Error>> + Send + '_>;
+    ) -> Box<dyn Iterator<Item = Result<ParentNode, Error>> + Send + '_>;
+}
+
+/// A node of the parent snapshot.
+#[derive(Clone, Debug)]
+pub struct ParentNode {
+    /// It.
+    pub node: Box<Node>,
+    /// Its bytes as they stand in its directory, for a node that is taken over whole.
+    pub encoded: Vec<u8>,
 }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use super::StoreError;
 use super::reader::ChunkReader;
-use crate::format::node::{CONTENT_DEPTH_MAX, ChunkRef, Content, Node, decode_items, decode_nodes};
+use crate::format::id::ChunkId;
+use crate::format::node::{CONTENT_DEPTH_MAX, ChunkRef, Content, Node, decode_items, decode_node};
 
 /// The chunks of a content in order, lists resolved as they are reached.
 #[derive(Debug)]
@@ -69,7 +70,10 @@ impl Iterator for Chunks {
 pub struct Nodes {
     reader: Arc<ChunkReader>,
     chunks: Chunks,
-    nodes: std::vec::IntoIter<Node>,
+    /// The chunk that is being taken apart: its id, its bytes, and how many of them were taken.
+    chunk: Option<ChunkId>,
+    bytes: Vec<u8>,
+    taken: usize,
     last: Vec<u8>,
     failed: bool,
 }
@@ -81,32 +85,46 @@ impl Nodes {
         Self {
             reader,
             chunks,
-            nodes: Vec::new().into_iter(),
+            chunk: None,
+            bytes: Vec::new(),
+            taken: 0,
             last: Vec::new(),
             failed: false,
         }
     }
 
-    fn step(&mut self) -> Result<Option<Node>, StoreError> {
-        loop {
-            if let Some(node) = self.nodes.next() {
-                if !self.last.is_empty() && self.last >= node.name {
-                    return Err(StoreError::damaged(
-                        "tree",
-                        "the nodes of a directory are out of order",
-                    ));
-                }
-                self.last.clone_from(&node.name);
-                return Ok(Some(node));
-            }
+    /// The next node and its bytes, of which `make` makes what is returned.
+    pub fn next_with<T>(
+        &mut self,
+        make: impl FnOnce(Node, &[u8]) -> T,
+    ) -> Option<Result<T, StoreError>> {
+        if self.failed {
+            return None;
+        }
+        let step = self.step(make).transpose();
+        self.failed = matches!(step, Some(Err(_)));
+        step
+    }
+
+    fn step<T>(&mut self, make: impl FnOnce(Node, &[u8]) -> T) -> Result<Option<T>, StoreError> {
+        while self.taken == self.bytes.len() {
             let Some(chunk) = self.chunks.next().transpose()? else {
                 return Ok(None);
             };
-            let bytes = self.reader.chunk(&chunk)?;
-            let nodes = decode_nodes(&bytes)
-                .map_err(|e| StoreError::damaged(format!("tree chunk {}", chunk.id), e))?;
-            self.nodes = nodes.into_iter();
+            // A copy: the frame that the chunk stands in is far larger, and many directories may be open.
+            self.bytes.clear();
+            self.bytes.extend_from_slice(&self.reader.chunk(&chunk)?);
+            self.taken = 0;
+            self.chunk = Some(chunk.id);
         }
+        let rest = &self.bytes[self.taken..];
+        let (node, len) = decode_node(rest, &self.last).map_err(|e| match self.chunk {
+            Some(id) => StoreError::damaged(format!("tree chunk {id}"), e),
+            None => StoreError::damaged("tree", e),
+        })?;
+        self.last.clone_from(&node.name);
+        self.taken += len;
+        Ok(Some(make(node, &rest[..len])))
     }
 }
 
@@ -114,12 +132,7 @@ impl Iterator for Nodes {
     type Item = Result<Node, StoreError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.failed {
-            return None;
-        }
-        let step = self.step().transpose();
-        self.failed = matches!(step, Some(Err(_)));
-        step
+        self.next_with(|node, _| node)
     }
 }
 

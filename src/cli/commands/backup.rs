@@ -136,6 +136,7 @@ fn options(args: Backup, site: Option<SiteFile>) -> anyhow::Result<BackupOptions
         .unwrap_or_default();
     options.connections = limit(args.connections.or(limits.connections));
     options.connections_max = limit(args.connections_max.or(limits.connections_max));
+    options.level = args.compression.or(limits.compression);
     options.user = open::user();
     options.environment = Arc::new(|name| std::env::var_os(name));
     Ok(options)

@@ -26,6 +26,9 @@ pub(super) fn run(context: &Context<'_>, args: &Copy) -> anyhow::Result<u8> {
     let options = CopyOptions {
         snapshots: args.snapshots.clone(),
         workers: args.workers.and_then(|number| usize::try_from(number).ok()),
+        level: args
+            .compression
+            .or_else(|| site.as_ref()?.limits.compression),
         ..CopyOptions::default()
     };
     let stats = Arc::new(Stats::default());

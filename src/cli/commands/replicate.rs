@@ -43,6 +43,7 @@ pub(super) fn run(context: &Context<'_>, args: &Replicate) -> anyhow::Result<u8>
     let interrupt = context.interrupt();
     let options = CopyOptions {
         snapshots: vec![args.snapshot.clone()],
+        level: site.as_ref().and_then(|site| site.limits.compression),
         ..CopyOptions::default()
     };
     let stats = Arc::new(Stats::default());

@@ -20,7 +20,7 @@ use crate::pipeline::pool::Pool;
 use crate::pipeline::tree::BuiltTree;
 use crate::pipeline::worker::{Worker, WorkerParts};
 use crate::pipeline::{Sink, TreePath};
-use crate::source::ParentTree;
+use crate::source::{ParentNode, ParentTree};
 use crate::stats::Stats;
 use crate::store::chunk_index::{ChunkIndex, cache};
 use crate::store::packs::PackWriter;
@@ -279,6 +279,7 @@ impl Engine {
             adopted,
             damage,
             interrupt,
+            reader,
             ..
         } = self;
         let taken = match taken {
@@ -304,6 +305,8 @@ impl Engine {
         if interrupt.is_set() {
             pool.stop(Error::Interrupted);
         }
+        // What was read of parents makes room for the tree.
+        drop(reader);
         let built = match (pool.is_stopped(), taken) {
             (false, Some(taken)) => write_tree(&sink, parts).map(|tree| (taken, tree)),
             _ => Err(pool.take_error().unwrap_or(Error::Stopped)),
@@ -420,8 +423,15 @@ impl ParentTree for StoredParent {
     fn entries(
         &self,
         directory: &Content,
-    ) -> Box<dyn Iterator<Item = Result<Node, Error>> + Send + '_> {
-        Box::new(tree::Nodes::new(self.0.clone(), directory).map(|node| node.map_err(Error::from)))
+    ) -> Box<dyn Iterator<Item = Result<ParentNode, Error>> + Send + '_> {
+        let mut nodes = tree::Nodes::new(self.0.clone(), directory);
+        Box::new(std::iter::from_fn(move || {
+            let next = nodes.next_with(|node, encoded| ParentNode {
+                node: Box::new(node),
+                encoded: encoded.to_vec(),
+            })?;
+            Some(next.map_err(Error::from))
+        }))
     }
 }
 

@@ -326,6 +326,8 @@ pub struct LimitsSettings {
     pub memory_bytes: Option<u64>,
     /// Bytes a second that are written to the repository, at most.
     pub rate: Option<u64>,
+    /// Level of compression.
+    pub compression: Option<i32>,
     /// Whether the run gives way to others in processor and disk time.
     pub low_priority: bool,
 }

@@ -14,6 +14,7 @@ use super::{
     ListSource, LockMode, Missing, PathSetting, RepositorySettings, RetentionSettings,
     ShareSettings, SiteFile, WARN_BEFORE_EXPIRY_DEFAULT, line_and_column,
 };
+use crate::site::compression;
 use crate::site::lists::check_pattern;
 use crate::site::profiles;
 use crate::site::reader::{Faults, Section, check_absolute, nearest_hint, type_name};
@@ -518,6 +519,7 @@ fn read_limits((table, offset): Found<'_, '_>, faults: &mut Faults) -> LimitsSet
         connections_max: section.integer("connections-max", 2, 10_000),
         memory_bytes: section.bytes("memory"),
         rate: section.bytes("rate"),
+        compression: compression::setting(&mut section, "compression"),
         low_priority: section.boolean("low-priority", false),
     };
     section.finish(&[]);

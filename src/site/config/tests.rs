@@ -344,6 +344,7 @@ site = "/etc/holdfast/second.toml"
 
 [limits]
 rate = "10 MB"
+compression = "balanced"
 low-priority = true
 "#;
 
@@ -376,6 +377,7 @@ fn what_happens_around_a_run_is_read() {
     assert_eq!(second.repository.url, "/mnt/second/qlik");
     assert!(second.repository.key.is_some() && second.site.is_some());
     assert_eq!(site.limits.rate, Some(10_000_000));
+    assert_eq!(site.limits.compression, Some(7));
     let share = &site.shares[0];
     assert_eq!(share.discovery.as_ref().unwrap().map[0].to, "/mnt/qlik");
     assert!(share.snapshot.is_some());

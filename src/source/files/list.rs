@@ -104,7 +104,11 @@ fn start_one(
             Err(error) => return unreachable_path(shared, &dir, error),
         };
         let old = old_entry(shared, known, &dir, &name)?;
-        let entry = Entry { name, old };
+        let entry = Entry {
+            name,
+            old,
+            encoded: Vec::new(),
+        };
         if rest.is_empty() {
             let task = if is_directory(&stat) {
                 Task::Directory { parent: dir, entry }
@@ -228,10 +232,10 @@ fn old_entry(
     let (Some(tree), Some(Some(above))) = (&shared.parent, above) else {
         return Ok(None);
     };
-    for node in tree.entries(&above.content) {
-        match node {
-            Ok(node) if node.name == name => return Ok(Some(Box::new(node))),
-            Ok(node) if node.name.as_slice() > name => break,
+    for old in tree.entries(&above.content) {
+        match old {
+            Ok(old) if old.node.name == name => return Ok(Some(old.node)),
+            Ok(old) if old.node.name.as_slice() > name => break,
             Ok(_) => {}
             Err(error @ (Error::Stopped | Error::Interrupted)) => return Err(error),
             Err(error) => {

@@ -199,6 +199,13 @@ impl Handle {
     }
 }
 
+/// Whether a regular file's node says of mode, owner and owner's name what [`node`] would; its size, times and inode were compared before.
+pub(super) fn says(old: &Node, stat: &Stat, owners: &Owners) -> bool {
+    (old.mode, old.uid, old.gid) == (stat.mode, stat.uid, stat.gid)
+        && old.user.as_ref() == owners.users.get(&stat.uid)
+        && old.group.as_ref() == owners.groups.get(&stat.gid)
+}
+
 /// Where extended attributes are read from.
 #[derive(Debug)]
 pub(super) enum XattrSource<'f> {

@@ -10,6 +10,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::fs::{Advice, FileType, OFlags};
@@ -118,7 +119,7 @@ pub(super) fn file(
             });
         }
         if rule.is_unchanged(&stat, old) {
-            let found = (&*entry.name, &path);
+            let found = (&entry, &path);
             return take_over(shared, hands, dir, found, (&stat, handle.as_ref()), old);
         }
     }
@@ -208,26 +209,46 @@ fn take_over(
     shared: &Arc<Shared>,
     hands: &mut Hands<'_>,
     dir: &Arc<Dir>,
-    (name, path): (&[u8], &TreePath),
+    (entry, path): (&Entry, &TreePath),
     (stat, handle): (&Stat, Option<&Handle>),
     old: &Node,
 ) -> Result<()> {
-    let mut node = base_node(shared, dir, name, stat);
+    let same_state = shared.rule(&dir.place).same_inode_state(stat, old);
+    if same_state && !entry.encoded.is_empty() && is_same_node(shared, dir, stat, old) {
+        shared.sink.stats.files_unmodified.one();
+        shared.sink.stats.bytes_unmodified.add(stat.size);
+        one(&shared.counts.files);
+        shared.counts.bytes.fetch_add(old.size, Ordering::Relaxed);
+        let sink = &shared.sink;
+        return sink.add_encoded_node(path, old, &entry.encoded);
+    }
+    let mut node = base_node(shared, dir, &entry.name, stat);
     node.content.clone_from(&old.content);
     node.digest = old.digest;
     node.holes.clone_from(&old.holes);
     node.holes_stream.clone_from(&old.holes_stream);
     shared.sink.stats.files_unmodified.one();
     shared.sink.stats.bytes_unmodified.add(stat.size);
-    if shared.rule(&dir.place).same_inode_state(stat, old) {
+    if same_state {
         node.xattrs.clone_from(&old.xattrs);
         node.xattrs_stream.clone_from(&old.xattrs_stream);
         return shared.add_node(path, node);
     }
-    let source = XattrSource::of(dir.fd.as_fd(), name, handle);
+    let source = XattrSource::of(dir.fd.as_fd(), &entry.name, handle);
     let xattrs = walk::read_xattrs(shared, &dir.place, path, &source)?;
     let holes = std::mem::take(&mut node.holes);
     walk::add(shared, hands, path, node, xattrs, holes)
+}
+
+/// Whether what is taken over of an unchanged file is all of the parent's node: with nothing else in it, and today's owners' names.
+fn is_same_node(shared: &Shared, dir: &Dir, stat: &Stat, old: &Node) -> bool {
+    let link_group = (stat.nlink > 1).then(|| links::link_group(dir.place.mount, stat.ino));
+    metadata::says(old, stat, &shared.owners)
+        && old.link_group == link_group
+        && old.device.is_none()
+        && old.target.is_none()
+        && old.subtree.is_none()
+        && old.table.is_none()
 }
 
 fn base_node(shared: &Shared, dir: &Dir, name: &[u8], stat: &Stat) -> Node {

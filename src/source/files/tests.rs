@@ -15,10 +15,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustix::fs::{CWD, FileType as Kind, Mode, Timespec, Timestamps, XattrFlags};
 
 use super::*;
-use crate::format::node::{Consistency, Content, Hole, Xattr, decode_items, decode_nodes};
+use crate::format::node::{
+    Consistency, Content, Hole, Xattr, decode_items, decode_nodes, encode_item,
+};
 use crate::format::snapshot::SkippedItem;
 use crate::pipeline::worker::testing::{MemoryStore, parts};
 use crate::pipeline::{Pool, Worker};
+use crate::source::ParentNode;
 use crate::stats::Stats;
 
 #[path = "big_tests.rs"]
@@ -83,9 +86,14 @@ impl ParentTree for Tree {
     fn entries(
         &self,
         directory: &Content,
-    ) -> Box<dyn Iterator<Item = Result<Node, Error>> + Send + '_> {
+    ) -> Box<dyn Iterator<Item = Result<ParentNode, Error>> + Send + '_> {
         let nodes = decode_nodes(&self.bytes(directory)).unwrap();
-        Box::new(nodes.into_iter().map(Ok))
+        Box::new(nodes.into_iter().map(|node| {
+            let mut encoded = Vec::new();
+            encode_item(&node, &mut encoded);
+            let node = Box::new(node);
+            Ok(ParentNode { node, encoded })
+        }))
     }
 }
 
@@ -162,7 +170,7 @@ impl Backup {
         let mut open = vec![(Vec::new(), self.root.clone())];
         while let Some((path, content)) = open.pop() {
             for node in self.tree.entries(&content) {
-                let node = node.unwrap();
+                let node = *node.unwrap().node;
                 let mut below: Vec<u8> = path.clone();
                 if !below.is_empty() {
                     below.push(b'/');

@@ -29,7 +29,7 @@ use crate::error::{Error, Result};
 use crate::format::node::{Hole, Node, NodeKind, Timestamp, Xattr, encode_item};
 use crate::format::pack::Class;
 use crate::pipeline::{ContentBuilder, Sink, TreePath, Worker};
-use crate::source::ParentTree;
+use crate::source::{ParentNode, ParentTree};
 
 /// Directories that one stack keeps open.
 const OPEN_DEPTH_MAX: usize = 48;
@@ -134,6 +134,8 @@ impl Dir {
 pub(super) struct Entry {
     pub(super) name: Vec<u8>,
     pub(super) old: Option<Box<Node>>,
+    /// The bytes of `old`; empty where they were not kept.
+    pub(super) encoded: Vec<u8>,
 }
 
 impl Shared {
@@ -283,7 +285,7 @@ struct Cursor<'s> {
     batch: Vec<Entry>,
 }
 
-type OldEntries<'s> = Box<dyn Iterator<Item = Result<Node, Error>> + Send + 's>;
+type OldEntries<'s> = Box<dyn Iterator<Item = Result<ParentNode, Error>> + Send + 's>;
 
 enum Step {
     Directory(Entry),
@@ -333,7 +335,7 @@ impl<'s> Cursor<'s> {
     }
 
     /// What the parent has under `name`.
-    fn old_entry(&mut self, shared: &Shared, name: &[u8]) -> Result<Option<Box<Node>>> {
+    fn old_entry(&mut self, shared: &Shared, name: &[u8]) -> Result<Option<ParentNode>> {
         let Some(entries) = &mut self.old else {
             return Ok(None);
         };
@@ -353,12 +355,12 @@ impl<'s> Cursor<'s> {
                     ));
                     break;
                 }
-                Some(Ok(node)) if node.name.as_slice() > name => break,
+                Some(Ok(old)) if old.node.name.as_slice() > name => break,
                 Some(Ok(_)) => {
-                    if let Some(Ok(node)) = entries.next()
-                        && node.name == name
+                    if let Some(Ok(old)) = entries.next()
+                        && old.node.name == name
                     {
-                        return Ok(Some(Box::new(node)));
+                        return Ok(Some(old));
                     }
                 }
             }
@@ -386,7 +388,9 @@ impl<'s> Cursor<'s> {
                 one(&shared.counts.excluded);
                 continue;
             }
-            let entry = Entry { name, old };
+            let (old, encoded) =
+                old.map_or((None, Vec::new()), |old| (Some(old.node), old.encoded));
+            let entry = Entry { name, old, encoded };
             if is_directory {
                 return Ok(Step::Directory(entry));
             }
