@@ -16,6 +16,7 @@ mod list;
 mod metadata;
 mod names;
 mod read;
+mod shareable;
 mod sparse;
 #[cfg(test)]
 mod tests;

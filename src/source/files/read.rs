@@ -20,6 +20,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::hands::{Hands, Reader, Task};
 use super::links;
 use super::metadata::{self, Handle, Stat, XattrSource};
+use super::shareable::Shareable;
 use super::sparse;
 use super::walk::{self, Dir, Entry, Shared, one, open_entry, words};
 use crate::error::{Error, Result};
@@ -27,8 +28,7 @@ use crate::format::holes::segments;
 use crate::format::id::ContentDigest;
 use crate::format::node::{Consistency, Hole, Node, Timestamp, Xattr};
 use crate::pipeline::{
-    ItemWriter, ReadAt, SegmentedItem, SegmentsEnd, StoredItem, StreamKind, TreePath, Unreadable,
-    Worker,
+    ItemWriter, SegmentedItem, SegmentsEnd, StoredItem, StreamKind, TreePath, Worker,
 };
 
 /// Files of this size are shared by several workers: in segments that each reads by itself, or, where they have holes or may be growing, by a
@@ -559,31 +559,6 @@ fn stream_inline(
                 move |worker: &mut Worker, item| stored(&shared, worker, found, reading, item);
             return Ok(writer.finish(Box::new(done))?);
         }
-    }
-}
-
-/// A file that several workers read.
-struct Shareable {
-    shared: Arc<Shared>,
-    file: Arc<OwnedFd>,
-}
-
-impl ReadAt for Shareable {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, Unreadable> {
-        self.shared.check().map_err(Unreadable::Run)?;
-        let mut filled = 0;
-        while filled < buffer.len() {
-            let at = offset + filled as u64;
-            match rustix::io::pread(&self.file, &mut buffer[filled..], at) {
-                Ok(0) => break,
-                Ok(len) => filled += len,
-                Err(Errno::INTR) => {}
-                Err(error) => {
-                    return Err(Unreadable::Item(words(&format!("read it at {at}"), error)));
-                }
-            }
-        }
-        Ok(filled)
     }
 }
 
