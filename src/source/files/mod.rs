@@ -15,6 +15,7 @@ mod links;
 mod list;
 mod metadata;
 mod names;
+mod nodes;
 mod read;
 mod shareable;
 mod sparse;
@@ -278,7 +279,7 @@ fn start_tree(
         debug_assert_eq!(node.kind, NodeKind::Directory);
         let source = metadata::XattrSource::Open(std::os::fd::AsFd::as_fd(&dir.fd));
         // The root's node is added here, without a worker: attributes beyond the limit of a node are left out and named.
-        let xattrs = walk::read_xattrs(shared, &dir.place, &dir.place.path, &source)?;
+        let xattrs = nodes::read_xattrs(shared, &dir.place, &dir.place.path, &source)?;
         if metadata::xattrs_bytes(&xattrs) <= metadata::XATTRS_INLINE_BYTES_MAX {
             node.xattrs = xattrs;
         } else {

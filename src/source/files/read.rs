@@ -20,6 +20,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::hands::{Hands, Reader, Task};
 use super::links;
 use super::metadata::{self, Handle, Stat, XattrSource};
+use super::nodes;
 use super::shareable::Shareable;
 use super::sparse;
 use super::walk::{self, Dir, Entry, Shared, one, open_entry, words};
@@ -128,7 +129,7 @@ pub(super) fn file(
             name: entry.name,
             ..known
         };
-        count(shared, entry.old.is_some());
+        nodes::count(shared, entry.old.is_some());
         return shared.add_node(&path, node);
     }
     let big = match hands {
@@ -163,7 +164,7 @@ pub(super) fn file(
     };
     drop(handle);
     let source = XattrSource::Open(opened.as_fd());
-    found.xattrs = walk::read_xattrs(shared, &dir.place, &found.path, &source)?;
+    found.xattrs = nodes::read_xattrs(shared, &dir.place, &found.path, &source)?;
     let path = found.path.clone();
     let done = match hands {
         Hands::Worker(worker) if in_segments => {
@@ -179,28 +180,6 @@ pub(super) fn file(
         Ok(()) => Ok(()),
         Err(Failure::Item(reason)) => shared.skip(&path, reason),
         Err(Failure::Run(error)) => Err(error),
-    }
-}
-
-fn count(shared: &Shared, had_old: bool) {
-    let stats = &shared.sink.stats;
-    if had_old {
-        stats.files_changed.one();
-    } else {
-        stats.files_new.one();
-    }
-}
-
-/// Counts a file that was read. One whose time was too close to the parent's is read again, and often nothing came of it.
-fn count_read(shared: &Shared, old: Option<&Node>, node: &Node) {
-    let same = |old: &Node| {
-        old.content == node.content
-            && (old.size, old.modified, old.mode) == (node.size, node.modified, node.mode)
-            && (old.uid, old.gid) == (node.uid, node.gid)
-    };
-    match old {
-        Some(old) if same(old) => shared.sink.stats.files_unmodified.one(),
-        _ => count(shared, old.is_some()),
     }
 }
 
@@ -222,7 +201,7 @@ fn take_over(
         let sink = &shared.sink;
         return sink.add_encoded_node(path, old, &entry.encoded);
     }
-    let mut node = base_node(shared, dir, &entry.name, stat);
+    let mut node = nodes::of_file(shared, dir, &entry.name, stat);
     node.content.clone_from(&old.content);
     node.digest = old.digest;
     node.holes.clone_from(&old.holes);
@@ -235,9 +214,9 @@ fn take_over(
         return shared.add_node(path, node);
     }
     let source = XattrSource::of(dir.fd.as_fd(), &entry.name, handle);
-    let xattrs = walk::read_xattrs(shared, &dir.place, path, &source)?;
+    let xattrs = nodes::read_xattrs(shared, &dir.place, path, &source)?;
     let holes = std::mem::take(&mut node.holes);
-    walk::add(shared, hands, path, node, xattrs, holes)
+    nodes::add(shared, hands, path, node, xattrs, holes)
 }
 
 /// Whether what is taken over of an unchanged file is all of the parent's node: with nothing else in it, and today's owners' names.
@@ -251,14 +230,6 @@ fn is_same_node(shared: &Shared, dir: &Dir, stat: &Stat, old: &Node) -> bool {
         && old.table.is_none()
 }
 
-fn base_node(shared: &Shared, dir: &Dir, name: &[u8], stat: &Stat) -> Node {
-    let mut node = metadata::node(name, stat, &shared.owners, dir.place.trusted);
-    if stat.nlink > 1 {
-        node.link_group = Some(links::link_group(dir.place.mount, stat.ino));
-    }
-    node
-}
-
 /// A file without bytes is not even opened.
 fn empty(
     shared: &Arc<Shared>,
@@ -266,15 +237,15 @@ fn empty(
     found: Found,
     (stat, handle): (&Stat, Option<&Handle>),
 ) -> Result<()> {
-    let mut node = base_node(shared, &found.dir, &found.name, stat);
+    let mut node = nodes::of_file(shared, &found.dir, &found.name, stat);
     node.digest = shared
         .source
         .digest
         .then(|| ContentDigest(*blake3::hash(b"").as_bytes()));
-    count_read(shared, found.old.as_deref(), &node);
+    nodes::count_read(shared, found.old.as_deref(), &node);
     let source = XattrSource::of(found.dir.fd.as_fd(), &found.name, handle);
-    let xattrs = walk::read_xattrs(shared, &found.dir.place, &found.path, &source)?;
-    walk::add(shared, hands, &found.path, node, xattrs, Vec::new())
+    let xattrs = nodes::read_xattrs(shared, &found.dir.place, &found.path, &source)?;
+    nodes::add(shared, hands, &found.path, node, xattrs, Vec::new())
 }
 
 /// Opens a file by the handle that it was looked at with, which costs no look-up of its name, or by its name.
@@ -737,12 +708,12 @@ fn stored(
     reading: Reading,
     item: StoredItem,
 ) -> Result<()> {
-    let mut node = base_node(shared, &found.dir, &found.name, &reading.stat);
+    let mut node = nodes::of_file(shared, &found.dir, &found.name, &reading.stat);
     node.size = reading.len;
     node.content = item.content;
     node.digest = item.digest;
     node.consistency = reading.consistency;
-    count_read(shared, found.old.as_deref(), &node);
+    nodes::count_read(shared, found.old.as_deref(), &node);
     match reading.consistency {
         Consistency::Whole => {
             report_bit_rot(shared, &found, &reading.stat, &node);
@@ -763,7 +734,7 @@ fn stored(
     }
     let mut holes = reading.holes;
     holes.retain(|hole| hole.offset + hole.len <= reading.len);
-    walk::complete(shared, worker, &found.path, node, found.xattrs, holes)
+    nodes::complete(shared, worker, &found.path, node, found.xattrs, holes)
 }
 
 /// Whether a file with several names is worth remembering: what it consists of fits its node.

@@ -24,11 +24,11 @@ use super::hands::{self, Hands, Readers, Task, Tracker, lock};
 use super::links::{self, Links};
 use super::metadata::{self, Handle, Owners, Stat, XattrSource};
 use super::names::{Collector, Hint, NAMES_BYTES_MAX, Names};
+use super::nodes;
 use super::{Detection, TreeSource, read};
 use crate::error::{Error, Result};
-use crate::format::node::{Hole, Node, NodeKind, Timestamp, Xattr, encode_item};
-use crate::format::pack::Class;
-use crate::pipeline::{ContentBuilder, Sink, TreePath, Worker};
+use crate::format::node::{Node, NodeKind, Timestamp};
+use crate::pipeline::{Sink, TreePath};
 use crate::source::{ParentNode, ParentTree};
 
 /// Directories that one stack keeps open.
@@ -39,10 +39,6 @@ const WORKER_BATCH: usize = 256;
 const READER_BATCH: usize = 16;
 /// Readers for a slow file system that is found below a fast one, and the automatic number for a slow root: they sleep most of the time.
 pub(super) const SLOW_READERS: usize = 64;
-/// Holes beyond this number stand in a stream of their own.
-const HOLES_INLINE_MAX: usize = 64;
-/// A chunk of a stream of attributes or holes ends after this many bytes.
-const STREAM_CHUNK_BYTES: usize = 32 << 10;
 /// Notes that are kept in words; more are counted.
 const NOTES_MAX: usize = 50;
 
@@ -656,7 +652,7 @@ fn unreadable_directory(
     let node = metadata::node(&entry.name, &stat, &shared.owners, parent.place.trusted);
     let source = XattrSource::entry(parent.fd.as_fd(), &entry.name);
     let xattrs = metadata::xattrs(&source).unwrap_or_default();
-    add(shared, hands, path, node, xattrs, Vec::new())
+    nodes::add(shared, hands, path, node, xattrs, Vec::new())
 }
 
 /// Adds the node of an open directory.
@@ -676,36 +672,8 @@ pub(super) fn add_directory(
         node.xattrs_stream.clone_from(&old.xattrs_stream);
         return shared.add_node(&place.path, node);
     }
-    let xattrs = read_xattrs(shared, place, &place.path, &XattrSource::Open(fd.as_fd()))?;
-    add(shared, hands, &place.path, node, xattrs, Vec::new())
-}
-
-/// Reads attributes; what can't be read is counted and named, the entry is kept without them. A slow mount that has none is asked once.
-pub(super) fn read_xattrs(
-    shared: &Shared,
-    place: &Place,
-    path: &TreePath,
-    source: &XattrSource<'_>,
-) -> Result<Vec<Xattr>> {
-    if place.no_xattrs.load(Ordering::Relaxed) {
-        return Ok(Vec::new());
-    }
-    match metadata::xattrs(source) {
-        Ok(found) => Ok(found),
-        Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
-            // A link or a pipe may have none where files do.
-            if place.slow && matches!(source, XattrSource::Open(_)) {
-                place.no_xattrs.store(true, Ordering::Relaxed);
-            }
-            Ok(Vec::new())
-        }
-        // procfs is not mounted, or the entry is gone, which its own reading reports.
-        Err(Errno::NOENT) => Ok(Vec::new()),
-        Err(error) => {
-            shared.skip(path, words("read its extended attributes", error))?;
-            Ok(Vec::new())
-        }
-    }
+    let xattrs = nodes::read_xattrs(shared, place, &place.path, &XattrSource::Open(fd.as_fd()))?;
+    nodes::add(shared, hands, &place.path, node, xattrs, Vec::new())
 }
 
 /// Reads and adds one entry that is not a directory. `offered`: it was offered to the readers already.
@@ -759,101 +727,10 @@ fn visit_special(
     if stat.nlink > 1 {
         node.link_group = Some(links::link_group(dir.place.mount, stat.ino));
     }
-    count_as(shared, stat, entry.old.as_deref(), &dir.place);
+    nodes::count_as(shared, stat, entry.old.as_deref(), &dir.place);
     let source = XattrSource::entry(dir.fd.as_fd(), &entry.name);
-    let xattrs = read_xattrs(shared, &dir.place, path, &source)?;
-    add(shared, hands, path, node, xattrs, Vec::new())
-}
-
-/// Counts an entry without content as new, changed or unmodified.
-fn count_as(shared: &Shared, stat: &Stat, old: Option<&Node>, place: &Place) {
-    let stats = &shared.sink.stats;
-    match old {
-        None => stats.files_new.one(),
-        Some(old)
-            if old.kind == metadata::node_kind(stat.kind)
-                && old.modified == stat.modified
-                && (!place.trusted || old.changed == Some(stat.changed)) =>
-        {
-            stats.files_unmodified.one();
-        }
-        Some(_) => stats.files_changed.one(),
-    }
-}
-
-/// Adds a node, with its attributes and holes in place or as streams; streams are stored on a worker.
-pub(super) fn add(
-    shared: &Arc<Shared>,
-    hands: &mut Hands<'_>,
-    path: &TreePath,
-    mut node: Node,
-    xattrs: Vec<Xattr>,
-    holes: Vec<Hole>,
-) -> Result<()> {
-    let xattrs_bytes = metadata::xattrs_bytes(&xattrs);
-    if xattrs_bytes <= metadata::XATTRS_INLINE_BYTES_MAX && holes.len() <= HOLES_INLINE_MAX {
-        node.xattrs = xattrs;
-        node.holes = holes;
-        return shared.add_node(path, node);
-    }
-    match hands {
-        Hands::Worker(worker) => complete(shared, worker, path, node, xattrs, holes),
-        Hands::Reader(reader) => {
-            let bytes = xattrs_bytes + holes.len() * size_of::<Hole>();
-            let (shared, path) = (Arc::clone(shared), path.clone());
-            let ticket = shared.tracker.ticket();
-            let job = Box::new(move |worker: &mut Worker| {
-                complete(&shared, worker, &path, node, xattrs, holes)?;
-                drop(ticket);
-                Ok(())
-            });
-            reader.queue.submit(bytes, job)
-        }
-    }
-}
-
-/// Adds a node from a worker: what is too large for it is stored first.
-pub(super) fn complete(
-    shared: &Shared,
-    worker: &mut Worker,
-    path: &TreePath,
-    mut node: Node,
-    xattrs: Vec<Xattr>,
-    holes: Vec<Hole>,
-) -> Result<()> {
-    if metadata::xattrs_bytes(&xattrs) <= metadata::XATTRS_INLINE_BYTES_MAX {
-        node.xattrs = xattrs;
-    } else {
-        node.xattrs_stream = Some(store_items(worker, &xattrs)?);
-    }
-    if holes.len() <= HOLES_INLINE_MAX {
-        node.holes = holes;
-    } else {
-        node.holes_stream = Some(store_items(worker, &holes)?);
-    }
-    shared.add_node(path, node)
-}
-
-/// Stores items one after the other as tree chunks, cut at their borders.
-fn store_items<T: minicbor::Encode<()>>(
-    worker: &mut Worker,
-    items: &[T],
-) -> Result<crate::format::node::Content> {
-    let mut builder = ContentBuilder::default();
-    let mut bytes = Vec::with_capacity(STREAM_CHUNK_BYTES);
-    for item in items {
-        encode_item(item, &mut bytes);
-        if bytes.len() >= STREAM_CHUNK_BYTES {
-            let chunk = worker.put_chunk(Class::Tree, &bytes)?;
-            builder.push(worker, chunk)?;
-            bytes.clear();
-        }
-    }
-    if !bytes.is_empty() {
-        let chunk = worker.put_chunk(Class::Tree, &bytes)?;
-        builder.push(worker, chunk)?;
-    }
-    builder.finish(worker)
+    let xattrs = nodes::read_xattrs(shared, &dir.place, path, &source)?;
+    nodes::add(shared, hands, path, node, xattrs, Vec::new())
 }
 
 /// Looks whether a directory holds anything; counts at most two listings' worth, because only "none" matters.
@@ -884,7 +761,7 @@ pub(super) fn directory_node(
 ) -> Result<Node> {
     let mut node = metadata::node(name, stat, &shared.owners, place.trusted);
     let source = XattrSource::entry(parent.fd.as_fd(), name);
-    let xattrs = read_xattrs(shared, place, &place.path, &source)?;
+    let xattrs = nodes::read_xattrs(shared, place, &place.path, &source)?;
     if metadata::xattrs_bytes(&xattrs) <= metadata::XATTRS_INLINE_BYTES_MAX {
         node.xattrs = xattrs;
     } else {
