@@ -20,14 +20,16 @@ use holdfast::crypto::random::SeededRandom;
 use holdfast::error::{Error, Result};
 use holdfast::format::header::Suite;
 use holdfast::format::id::{ChunkId, RepositoryId};
-use holdfast::format::node::{Content, Node, NodeKind, Timestamp, decode_items, decode_nodes};
+use holdfast::format::node::{
+    Content, Node, NodeKind, Timestamp, decode_items, decode_nodes, encode_item,
+};
 use holdfast::format::pack::Class;
 use holdfast::pipeline::chunker::{Chunker, ChunkerDomain, ChunkerKey, ChunkerParams};
 use holdfast::pipeline::frames::FrameCodec;
 use holdfast::pipeline::worker::{ChunkStore, Claim, WorkerParts};
 use holdfast::pipeline::{ItemWriter, Pool, Sink, StreamKind, TreePath, Worker};
-use holdfast::source::ParentTree;
 use holdfast::source::files::{Parent, Roots, TreeOutcome, TreeSource, walk};
+use holdfast::source::{ParentNode, ParentTree};
 use holdfast::stats::Stats;
 use holdfast::store::packs::NewFrame;
 
@@ -93,9 +95,14 @@ impl ParentTree for InMemory {
     fn entries(
         &self,
         directory: &Content,
-    ) -> Box<dyn Iterator<Item = Result<Node, Error>> + Send + '_> {
+    ) -> Box<dyn Iterator<Item = Result<ParentNode, Error>> + Send + '_> {
         let nodes = decode_nodes(&self.bytes(directory)).unwrap();
-        Box::new(nodes.into_iter().map(Ok))
+        Box::new(nodes.into_iter().map(|node| {
+            let mut encoded = Vec::new();
+            encode_item(&node, &mut encoded);
+            let node = Box::new(node);
+            Ok(ParentNode { node, encoded })
+        }))
     }
 }
 
@@ -199,7 +206,7 @@ fn walks(criterion: &mut Criterion) {
     let source = source(directory.path(), Some(0));
     let (_, root) = once(&source, None, &kept);
     let tree = Arc::new(InMemory(Arc::clone(&kept)));
-    let node = tree.entries(&root).next().unwrap().unwrap();
+    let node = *tree.entries(&root).next().unwrap().unwrap().node;
     assert_eq!(node.kind, NodeKind::Directory);
     let parent = Parent {
         tree,
