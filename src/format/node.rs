@@ -287,7 +287,7 @@ pub fn decode_nodes(bytes: &[u8]) -> Result<Vec<Node>, minicbor::decode::Error> 
         let last = nodes.last().map_or(&b""[..], |last| &last.name);
         let (node, len) = decode_node(rest, last)?;
         nodes.push(node);
-        rest = &rest[len..];
+        rest = rest.get(len..).unwrap_or_default();
     }
     Ok(nodes)
 }
