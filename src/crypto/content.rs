@@ -10,7 +10,7 @@
 //!
 //! Invariants:
 //! 1. The digest is that of `blake3::hash`, however the bytes come (`any_division_gives_the_plain_digest`, `edges`).
-//! 2. The zeros that are remembered take at most 8 MiB, whatever the sizes of contents say ([`ZERO_BLOCKS_MAX`]).
+//! 2. The zeros that are remembered take at most 8 MiB, whatever the sizes of contents say (`ZERO_BLOCKS_MAX`).
 //!
 //! Threads: a hasher belongs to one; the remembered zeros are shared, behind one lock that is held for a look.
 

@@ -13,7 +13,7 @@
 //! Invariants:
 //! 1. Chunks and digest are those of [`ItemWriter`](super::ItemWriter) (`segments_cut_as_one_reader_does`).
 //! 2. A content that ends early or can't be read gives no item, once (`ends_that_are_not_good`).
-//! 3. Memory is a worker's window and the chunk lists of at most [`SEGMENTS_AHEAD`] segments for each worker, 1.5 MiB at 16 KiB chunks.
+//! 3. Memory is a worker's window and the chunk lists of at most `SEGMENTS_AHEAD` segments for each worker, 1.5 MiB at 16 KiB chunks.
 //!
 //! Threads: jobs on the workers; none waits for another, whoever completes the next segment in order stitches it. One lock, held for a look.
 
